@@ -1,0 +1,31 @@
+"""Learn from a stream as it comes: ``python -m jobs.online data=ml100k source=auto``."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jobs.launch import job
+from recsys.runtime.display import ProgressDisplay
+from recsys.runtime.online import train_online
+from recsys.runtime.settings import build_settings
+from recsys.runtime.summary import summarize, write_run_report, write_summary
+
+
+@job("online")
+def main(config: dict[str, Any], folder: Path) -> None:
+    """Train on the stream, publish to Redis, and leave summary.json, report.html and a checkpoint in ``folder``."""
+    console = Console()
+    settings = build_settings(config, folder)
+    with (
+        ProgressDisplay(console, "learning online") as display,
+        train_online(settings, console.print, display) as trained,
+    ):
+        summary = summarize(trained)
+        write_summary(folder / "summary.json", summary)
+        write_run_report(folder / "report.html", trained, summary)
+    console.print(f"summary in {folder / 'summary.json'}, report in {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Cut batches out of joined examples: in event-time order over all partitions, by count, never by arrival."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from recsys.batches.batch import LabelledBatch
+from recsys.batches.examples import ExampleRows, decode_rows, to_batch
+from recsys.batches.merge import TimeMerge
+from recsys.events import EXAMPLES, EndMarker, decode_end
+from recsys.features.declarations import Feature
+from recsys.streams.source import Partition, Source
+
+_MAX_QUEUED = 20_000  # examples of one partition held while another is waited for
+
+
+class ExampleFeed(Protocol):
+    """Where joined examples come from: a joiner in this process, or the ``examples`` topic."""
+
+    partitions: tuple[int, ...]
+
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
+        """What came, by partition, in order within each; END closes a partition."""
+
+    def lag(self) -> int:
+        """What is there and not read yet."""
+
+
+class TopicFeed:
+    """Joined examples from a source of the ``examples`` topic."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.partitions = tuple(partition.index for partition in source.partitions)
+
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
+        """See ExampleFeed."""
+        wanted = [Partition(EXAMPLES, index) for index in only]
+        records = self._source.next_batch(64, timeout_seconds, wanted)
+        return [(record.partition.index, _decoded(record.payload)) for record in records]
+
+    def lag(self) -> int:
+        """Messages not read yet."""
+        return sum(self._source.lag().values())
+
+
+class BatchStream:
+    """Batches of ``max_examples`` in (emission time, partition, offset) order.
+
+    ``max_seconds`` of event time also close a batch, so that a thin live stream does not wait for a full one;
+    both rules look at the data alone, so the same stream is cut the same way every time. Live, where answering soon
+    counts for more than that, ``idle_seconds`` of silence stop a partition from holding back the others, and close
+    the batch when all are silent.
+    """
+
+    def __init__(
+        self,
+        feed: ExampleFeed,
+        features: Sequence[Feature],
+        *,
+        max_examples: int,
+        max_seconds: float | None = None,
+        idle_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feed, self._features = feed, tuple(features)
+        self._idle_seconds, self._clock = idle_seconds, clock
+        self._last_seen = dict.fromkeys(feed.partitions, clock())
+        self._max_examples = max_examples
+        self._max_ms = None if max_seconds is None else int(1000 * max_seconds)
+        self._merge: TimeMerge[int, tuple[pa.RecordBatch, int]] = TimeMerge(feed.partitions)
+        self._ready: deque[tuple[int, tuple[pa.RecordBatch, int]]] = deque()
+
+    def poll(self, timeout_seconds: float = 0.1) -> Iterator[LabelledBatch]:
+        """Read once, and hand out the batches that are complete now."""
+        behind = [i for i in self._feed.partitions if self._merge.queued(i) < _MAX_QUEUED]
+        for index, part in self._feed.poll(behind, timeout_seconds):
+            self._take(index, part)
+        self._notice_idle()
+        self._ready.extend(self._merge.ready())
+        while (size := self._cut()) > 0:
+            yield to_batch(_gather([self._ready.popleft()[1] for _ in range(size)]), self._features)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every partition is closed and every example was handed out."""
+        return self._merge.closed and not self._ready
+
+    def _notice_idle(self) -> None:
+        if self._idle_seconds is None:
+            return
+        for index, seen in self._last_seen.items():
+            if self._clock() - seen > self._idle_seconds:
+                self._merge.set_idle(index)
+
+    def _take(self, index: int, part: ExampleRows | EndMarker) -> None:
+        self._last_seen[index] = self._clock()
+        if isinstance(part, EndMarker):
+            self._merge.close(index)
+            return
+        for row, emitted_ms in enumerate(part.rows.column("emitted_ms").to_pylist()):
+            self._merge.put(index, emitted_ms, (part.rows, row))
+        self._merge.advance(index, part.watermark_ms)
+
+    def _cut(self) -> int:
+        """How many of the ready examples make the next batch; 0 where more have to come."""
+        if self._max_ms is not None and self._ready:
+            closes_ms = self._ready[0][0] + self._max_ms
+            inside = sum(1 for time_ms, _ in self._ready if time_ms <= closes_ms)
+            if inside < len(self._ready) or self._merge.watermark_ms > closes_ms:
+                return min(inside, self._max_examples)
+        if len(self._ready) >= self._max_examples:
+            return self._max_examples
+        return len(self._ready) if self._merge.closed or self._merge.idle else 0
+
+
+def _gather(picked: Sequence[tuple[pa.RecordBatch, int]]) -> pa.RecordBatch:
+    """The picked rows of several record batches as one."""
+    starts: dict[int, int] = {}
+    parts: list[pa.RecordBatch] = []
+    num_rows = 0
+    for part, _ in picked:
+        if id(part) not in starts:
+            starts[id(part)] = num_rows
+            parts.append(part)
+            num_rows += part.num_rows
+    indices = pa.array([starts[id(part)] + row for part, row in picked], pa.int64())
+    return pa.Table.from_batches([part.replace_schema_metadata(None) for part in parts]).take(indices)
+
+
+def _decoded(payload: object) -> ExampleRows | EndMarker:
+    assert isinstance(payload, bytes)
+    return decode_end(payload) or decode_rows(payload)

@@ -1,0 +1,145 @@
+"""Joined examples, and their Arrow form on the ``examples`` topic.
+
+A message is one Arrow IPC stream of one record batch: examples in emission order, and in the schema's metadata the
+partition's watermark: no later example of this partition is emitted before it. A message may hold no examples and
+just move the watermark. An id or bag feature is a list<int64> column, a number a float32 column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.batches.batch import Bag, LabelledBatch
+from recsys.errors import DataError
+from recsys.features.declarations import Feature
+from recsys.features.extract import Values
+from recsys.hashing import Floats
+
+_FEATURE = "feature."
+_ID_COLUMNS = ("user_id", "item_id")
+
+
+@dataclass(slots=True)
+class Example:
+    """One impression with its final label, and features as of the time it was shown."""
+
+    request_id: str
+    user_id: int | str
+    item_id: int | str
+    time_ms: int  # of the impression
+    emitted_ms: int  # event time at which the label became final
+    label: float
+    values: Values
+    weight: float = 1.0
+    read_at_ms: int = 0  # wall clock at which the event that made it final was read
+
+
+@dataclass(frozen=True)
+class ExampleRows:
+    """Examples as Arrow, with the watermark that came with them."""
+
+    rows: pa.RecordBatch
+    watermark_ms: int = field(default=0)
+
+
+def example_schema(features: Sequence[Feature]) -> pa.Schema:
+    """Columns of the examples of these features. Ids are kept as strings beside their hashed feature values."""
+    columns = [
+        ("request_id", pa.string()),
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("time_ms", pa.int64()),
+        ("emitted_ms", pa.int64()),
+        ("label", pa.float32()),
+        ("weight", pa.float32()),
+        ("read_at_ms", pa.int64()),
+    ]
+    for feature in features:
+        kind = pa.float32() if feature.kind == "number" else pa.list_(pa.int64())
+        columns.append((_FEATURE + feature.name, kind))
+    return pa.schema(columns)
+
+
+def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int) -> ExampleRows:
+    """Examples as one record batch."""
+    columns = []
+    for name in schema.names:
+        values: list[object]
+        if name.startswith(_FEATURE):
+            feature = name.removeprefix(_FEATURE)
+            values = [example.values[feature] for example in examples]
+        elif name in _ID_COLUMNS:
+            values = [_id_text(getattr(example, name)) for example in examples]
+        else:
+            values = [getattr(example, name) for example in examples]
+        columns.append(pa.array(values, schema.field(name).type))
+    return ExampleRows(pa.record_batch(columns, schema=schema), watermark_ms)
+
+
+def encode_rows(rows: ExampleRows) -> bytes:
+    """One Kafka message."""
+    metadata = {"watermark_ms": str(rows.watermark_ms)}
+    batch = rows.rows.replace_schema_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def decode_rows(payload: bytes) -> ExampleRows:
+    """The message that ``encode_rows`` wrote; DataError where it is something else."""
+    try:
+        with pa.ipc.open_stream(payload) as reader:
+            batch = reader.read_next_batch()
+        batch.validate(full=True)  # offsets beyond the data would be read as they are
+        return ExampleRows(batch, int((batch.schema.metadata or {})[b"watermark_ms"]))
+    except (pa.ArrowException, OSError, ValueError, StopIteration, KeyError) as error:
+        raise DataError(f"not a message of examples ({len(payload)} bytes): {error!r}") from error
+
+
+def to_batch(rows: pa.RecordBatch | pa.Table, features: Sequence[Feature]) -> LabelledBatch:
+    """Arrow examples as the batch a model takes."""
+    bags = {f.name: _bag(rows, f) for f in features if f.kind != "number"}
+    numbers = [_numbers(rows, _FEATURE + f.name) for f in features if f.kind == "number"]
+    return LabelledBatch(
+        bags=bags,
+        numbers_BM=np.stack(numbers, axis=1) if numbers else np.zeros((rows.num_rows, 0), np.float32),
+        labels_B=_numbers(rows, "label"),
+        weights_B=_numbers(rows, "weight"),
+        request_ids=_column(rows, "request_id").to_pylist(),
+        user_ids=[_id_of_text(text) for text in _column(rows, "user_id").to_pylist()],
+        item_ids=[_id_of_text(text) for text in _column(rows, "item_id").to_pylist()],
+        times_ms_B=_column(rows, "time_ms").to_numpy(zero_copy_only=False),
+        read_at_ms_B=_column(rows, "read_at_ms").to_numpy(zero_copy_only=False),
+    )
+
+
+def _bag(rows: pa.RecordBatch | pa.Table, feature: Feature) -> Bag:
+    lists = _column(rows, _FEATURE + feature.name)
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    # a copy: Arrow's memory is read-only, and torch wants to own what it is given
+    return Bag(np.array(lists.flatten(), np.int64), offsets - offsets[0])
+
+
+def _numbers(rows: pa.RecordBatch | pa.Table, name: str) -> Floats:
+    return np.array(_column(rows, name), np.float32)  # a copy: Arrow's memory is read-only
+
+
+def _column(rows: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
+    if name not in rows.schema.names:
+        raise DataError(
+            f"the examples lack column {name!r}; they were joined with other features: use a fresh topic or archive"
+        )
+    column = rows.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _id_text(id_: int | str) -> str:
+    """Ids of both kinds in one column: 7 is '7', the string '7' is '"7'."""
+    return str(id_) if isinstance(id_, int) else '"' + id_
+
+
+def _id_of_text(text: str) -> int | str:
+    return text[1:] if text.startswith('"') else int(text)

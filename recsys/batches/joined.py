@@ -1,0 +1,198 @@
+"""Run the joiners of some partitions over a source of events: what a joiner actor does, or a process by itself."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recsys.batches.examples import Example, ExampleRows, example_schema, to_rows
+from recsys.batches.join import JoinConfig, JoinCounts, Joiner
+from recsys.batches.merge import TimeMerge
+from recsys.errors import DataError, EventError
+from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, EndMarker, Event, decode
+from recsys.features.declarations import Feature
+from recsys.features.extract import Extractor
+from recsys.features.state import FeatureState
+from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.source import Partition, Record, Source
+
+_MAX_QUEUED = 5_000  # events of one partition held while another is waited for
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTimes:
+    """When a silent partition stops holding the others back, and how far ahead of the clock an event may be."""
+
+    idle_seconds: float = 30.0
+    max_future_seconds: float = 86_400.0
+
+
+class JoinedStream:
+    """Joined examples of ``partitions``, each joined by itself: its impressions and actions share the user key.
+
+    Facts are a table: they are read as far as they go before the first impression, and then as they come.
+    """
+
+    def __init__(
+        self,
+        events: Source,
+        *,
+        partitions: Sequence[int],
+        config: JoinConfig,
+        features: Sequence[Feature],
+        dead_letters: DeadLetters,
+        times: StreamTimes | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.partitions = tuple(partitions)
+        self.features = FeatureState(config.keep_items)
+        self._events, self._dead_letters, self._clock = events, dead_letters, clock
+        self._times = times or StreamTimes()
+        self._schema = example_schema(features)
+        extractor = Extractor(features)
+        self._joiners = {index: Joiner(config, extractor, self.features) for index in self.partitions}
+        self._merges: dict[int, TimeMerge[Partition, tuple[Record, Event]]] = {
+            index: TimeMerge([Partition(IMPRESSIONS, index), Partition(ACTIONS, index)]) for index in self.partitions
+        }
+        self._facts = {partition for partition in events.partitions if partition.topic == FACTS}
+        self._facts_behind = set(self._facts)
+        self._last_seen = dict.fromkeys(events.partitions, clock())
+        self._watermarks = dict.fromkeys(self.partitions, -1)
+        self._ended: set[int] = set()
+        self.num_events = 0
+        self.time_ms = -1  # event time of the newest event joined
+
+    def poll(
+        self, only: Collection[int], timeout_seconds: float = 0.1, max_events: int = 2_000
+    ) -> list[tuple[int, ExampleRows | EndMarker]]:
+        """Read some events and return what became final, by partition; END closes a partition, once."""
+        wanted = self._wanted(only)
+        records = self._events.next_batch(max_events, timeout_seconds, wanted) if wanted else []
+        now = self._clock()
+        for record in records:
+            self._take(record, now)
+        self._notice_idle(now)
+        watermark_ms = self._awake_watermark_ms()
+        return [part for index in self.partitions for part in self._join(index, now, watermark_ms)]
+
+    def position(self) -> dict[Partition, int]:
+        """Where reading would go on."""
+        return self._events.position()
+
+    def lag(self) -> int:
+        """Events there and not yet read, and those read that still wait for an earlier one."""
+        queued = sum(merge.queued(p) for merge in self._merges.values() for p in merge.partitions)
+        return sum(self._events.lag().values()) + queued
+
+    def counts(self) -> dict[str, int]:
+        """What became of the events, summed over partitions."""
+        total = dict.fromkeys(asdict(JoinCounts()), 0)
+        for joiner in self._joiners.values():
+            for name, count in asdict(joiner.counts).items():
+                total[name] += count
+        total["late_events"] = sum(merge.late for merge in self._merges.values())
+        total["waiting"] = sum(joiner.waiting for joiner in self._joiners.values())
+        total["dead_letters"] = sum(self._dead_letters.counts.values())
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """Features and positions of this instant, for a checkpoint."""
+        position = [[p.topic, p.index, offset] for p, offset in self.position().items()]
+        return {"features": self.features.to_json(), "position": position}
+
+    def close(self) -> None:
+        """Close the source."""
+        self._events.close()
+
+    def _wanted(self, only: Collection[int]) -> list[Partition]:
+        """Partitions to read from: facts alone until they are read, none that is far ahead of its sibling."""
+        self._facts_behind = {p for p in self._facts_behind if not self._events.caught_up(p)}
+        if self._facts_behind:
+            return list(self._facts_behind)
+        inputs = [
+            partition
+            for index in only
+            if index not in self._ended
+            for partition in self._merges[index].partitions
+            if self._merges[index].queued(partition) < _MAX_QUEUED
+        ]
+        return [*inputs, *self._facts] if inputs else []
+
+    def _take(self, record: Record, now: float) -> None:
+        """Decode one record and queue it; what can not be decoded is set aside with its reason."""
+        partition = record.partition
+        self._last_seen[partition] = now
+        try:
+            event = self._decoded(record, now)
+        except EventError as error:
+            self._dead_letters.put(record, str(error))
+            return
+        if isinstance(event, EndMarker):
+            self._close_input(partition)
+            return
+        self.num_events += 1
+        if partition.topic == FACTS:
+            self._process(self._joiners[self.partitions[0]], record, event)
+        else:
+            self._merges[partition.index].put(partition, event.time_ms, (record, event))
+
+    def _decoded(self, record: Record, now: float) -> Event:
+        payload = record.payload
+        event = decode(record.partition.topic, payload) if isinstance(payload, bytes) else payload
+        if not isinstance(event, EndMarker):
+            ahead = event.time_ms / 1000 - now
+            if ahead > self._times.max_future_seconds:
+                raise EventError(
+                    f"{record.partition.topic}: time_ms {event.time_ms} is {ahead:.0f} s ahead of the clock, "
+                    f"max_future_seconds is {self._times.max_future_seconds:.0f}"
+                )
+        return event
+
+    def _close_input(self, partition: Partition) -> None:
+        self._facts_behind.discard(partition)
+        if partition.topic == FACTS:
+            self._facts.discard(partition)
+        else:
+            self._merges[partition.index].close(partition)
+
+    def _notice_idle(self, now: float) -> None:
+        for merge in self._merges.values():
+            for partition in merge.partitions:
+                silent = now - self._last_seen[partition] > self._times.idle_seconds
+                if silent and self._events.caught_up(partition):
+                    merge.set_idle(partition)
+
+    def _awake_watermark_ms(self) -> int:
+        """The time up to which the partitions that are not idle have come: idle ones go along."""
+        awake = [merge for merge in self._merges.values() if not (merge.idle or merge.closed)]
+        return min((merge.watermark_ms for merge in awake), default=-1)
+
+    def _join(self, index: int, now: float, awake_ms: int) -> list[tuple[int, ExampleRows | EndMarker]]:
+        """What became final in one partition: examples with the new watermark, then END once all is read."""
+        if index in self._ended:
+            return []
+        merge, joiner = self._merges[index], self._joiners[index]
+        examples: list[Example] = []
+        for time_ms, (record, event) in merge.ready():
+            self.time_ms = max(self.time_ms, time_ms)
+            examples += joiner.advance(time_ms)  # by itself: these are kept where the event is refused
+            examples += self._process(joiner, record, event)
+        watermark_ms = max(self._watermarks[index], merge.watermark_ms, awake_ms if merge.idle else -1)
+        examples += joiner.advance(watermark_ms)
+        for example in examples:
+            example.read_at_ms = int(1000 * now)
+        parts: list[tuple[int, ExampleRows | EndMarker]] = []
+        if examples or watermark_ms > self._watermarks[index]:
+            self._watermarks[index] = watermark_ms
+            parts.append((index, to_rows(examples, self._schema, watermark_ms)))
+        if merge.closed:
+            self._ended.add(index)
+            parts.append((index, END))
+        return parts
+
+    def _process(self, joiner: Joiner, record: Record, event: Event) -> list[Example]:
+        try:
+            return joiner.process(event)
+        except DataError as error:
+            self._dead_letters.put(record, str(error))
+            return []

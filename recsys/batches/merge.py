@@ -1,0 +1,111 @@
+"""Put records of several partitions into one order: by (event time, partition, offset), whatever arrives first.
+
+That order depends on the data alone, so a run can be repeated, resumed and compared.
+"""
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+FOREVER = 2**63 - 1
+
+
+class TimeMerge(Generic[K, T]):
+    """Merges partitions, each ordered by time within itself, holding an item back until no earlier one can come.
+
+    An open partition that is empty holds the others back, unless it was set idle or its watermark (the promise
+    that nothing earlier will come from it) has passed them. Ties go to the partition named first.
+
+    >>> merge = TimeMerge(["a", "b"])
+    >>> merge.put("a", 1, "a1"); merge.put("a", 5, "a5"); list(merge.ready())
+    []
+    >>> merge.put("b", 3, "b3"); [item for _, item in merge.ready()]
+    ['a1', 'b3']
+    >>> merge.close("b"); [item for _, item in merge.ready()]
+    ['a5']
+    """
+
+    def __init__(self, partitions: Sequence[K]) -> None:
+        self.partitions = tuple(partitions)
+        self._rank = {partition: rank for rank, partition in enumerate(partitions)}
+        self._queues: dict[K, deque[tuple[int, T]]] = {partition: deque() for partition in partitions}
+        self._watermarks = dict.fromkeys(partitions, -1)
+        self._idle: set[K] = set()
+        self.late = 0  # items that came after a later one was handed out: a partition woke, or is out of order
+        self.time_ms = -1  # of the last item handed out
+
+    def put(self, partition: K, time_ms: int, item: T) -> None:
+        """Add an item behind those of its partition; an idle partition wakes."""
+        self._idle.discard(partition)
+        self._queues[partition].append((time_ms, item))
+        if time_ms > self._watermarks[partition]:
+            self._watermarks[partition] = time_ms
+
+    def advance(self, partition: K, watermark_ms: int) -> None:
+        """Promise that nothing earlier than ``watermark_ms`` will come from ``partition``."""
+        self._watermarks[partition] = max(self._watermarks[partition], watermark_ms)
+
+    def close(self, partition: K) -> None:
+        """Promise that nothing will come from ``partition`` any more."""
+        self._idle.discard(partition)
+        self.advance(partition, FOREVER)
+
+    def set_idle(self, partition: K) -> None:
+        """Stop waiting for an empty open partition until something comes from it."""
+        if not self._queues[partition] and self._watermarks[partition] < FOREVER:
+            self._idle.add(partition)
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything was handed out and nothing more can come."""
+        return not any(self._queues.values()) and min(self._watermarks.values()) == FOREVER
+
+    def queued(self, partition: K) -> int:
+        """Items held of one partition."""
+        return len(self._queues[partition])
+
+    @property
+    def watermark_ms(self) -> int:
+        """Nothing before this will be handed out, idle partitions aside."""
+        return self.time_ms if self.idle else self._earliest()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and every open partition is idle: time stands still, not the end."""
+        return bool(self._idle) and self._earliest() == FOREVER
+
+    def _earliest(self) -> int:
+        heads = [
+            queue[0][0] if queue else self._watermarks[partition]
+            for partition, queue in self._queues.items()
+            if queue or partition not in self._idle
+        ]
+        return min(heads, default=FOREVER)
+
+    def ready(self) -> Iterator[tuple[int, T]]:
+        """Hand out (time, item) in order, as far as is certain now."""
+        while (partition := self._next()) is not None:
+            time_ms, item = self._queues[partition].popleft()
+            if time_ms < self.time_ms:
+                self.late += 1
+            else:
+                self.time_ms = time_ms
+            yield time_ms, item
+
+    def _next(self) -> K | None:
+        """The partition whose head is earliest, if none that is empty may still come before it."""
+        best: tuple[int, int] | None = None
+        chosen: K | None = None
+        for partition, queue in self._queues.items():
+            if queue:
+                at = (queue[0][0], self._rank[partition])
+            elif partition in self._idle:
+                continue
+            else:
+                at = (self._watermarks[partition], self._rank[partition])
+            if best is None or at < best:
+                best, chosen = at, partition if queue else None
+        return chosen

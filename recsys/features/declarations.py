@@ -1,0 +1,91 @@
+"""Feature declarations: the YAML of a data set says what an example holds.
+
+A ``source`` names where a value comes from: ``user.NAME`` the user and their history (``id``, ``shown``, ``likes``,
+``like_log_odds``, ``recent_like_log_odds``, ``log_impressions``), ``profile.NAME`` and ``item.NAME`` the facts
+published of users and items (``item.id`` itself too), ``time.NAME`` the clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from recsys.errors import ConfigError, unknown
+
+KINDS = ("id", "bag", "number")
+OWNERS = ("user", "profile", "item", "time")
+HISTORY = ("id", "shown", "likes", "like_log_odds", "recent_like_log_odds", "log_impressions")
+CLOCK = ("hour_of_day", "day_of_week")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One feature of an example.
+
+    ``id``: at most one id; ``bag``: any number of ids, the first ``max_length`` kept; ``number``: a float. Features
+    that name the same ``table`` share its rows. ``vocabulary`` turns listed strings into 0, 1, …; values that are
+    not listed are left out. Without it, strings are hashed to 64-bit ids. ``num_embeddings`` is the size of a full
+    table, and what ``compression=`` counts from.
+
+    >>> Feature(name="liked", kind="bag", source="user.likes", table="item").table_name
+    'item'
+    """
+
+    name: str
+    kind: Literal["id", "bag", "number"]
+    source: str
+    table: str | None = None
+    num_embeddings: int | None = None
+    vocabulary: tuple[str, ...] | None = None
+    max_length: int = 50
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown(f"kind of feature {self.name!r}:", self.kind, KINDS)
+        owner, _, name = self.source.partition(".")
+        if owner not in OWNERS or not name:
+            raise unknown(f"source of feature {self.name!r}:", self.source, [f"{o}.…" for o in OWNERS])
+        if owner == "user" and name not in HISTORY:
+            raise unknown(f"source of feature {self.name!r}:", self.source, [f"user.{n}" for n in HISTORY])
+        if owner == "time" and name not in CLOCK:
+            raise unknown(f"source of feature {self.name!r}:", self.source, [f"time.{n}" for n in CLOCK])
+        if self.max_length < 1:
+            raise ConfigError(f"feature {self.name!r}: max_length {self.max_length} must be at least 1")
+        if self.vocabulary is not None:
+            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+
+    @property
+    def table_name(self) -> str:
+        """The table whose rows this feature reads."""
+        return self.table or self.name
+
+    @property
+    def size(self) -> int | None:
+        """How many ids there can be, where that is known."""
+        return len(self.vocabulary) if self.vocabulary is not None else self.num_embeddings
+
+
+def build_features(declared: Sequence[Mapping[str, Any]]) -> tuple[Feature, ...]:
+    """Features from their YAML; unknown fields and repeated names are ConfigErrors.
+
+    >>> [f.name for f in build_features([{"name": "user", "kind": "id", "source": "user.id"}])]
+    ['user']
+    """
+    features = []
+    for fields in declared:
+        for field in fields:
+            if field not in Feature.__dataclass_fields__:
+                raise unknown(f"field of feature {fields.get('name')!r}:", field, Feature.__dataclass_fields__)
+        missing = {"name", "kind", "source"} - set(fields)
+        if missing:
+            raise ConfigError(f"feature {dict(fields)} lacks {', '.join(sorted(missing))}")
+        features.append(Feature(**fields))
+    names = [feature.name for feature in features]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"feature names {repeated} are declared more than once; rename one")
+    return tuple(features)
+
+
+def features_to_json(features: Sequence[Feature]) -> list[dict[str, Any]]:
+    """Declarations as plain values, to go with a published model; ``build_features`` reads them back."""
+    return [asdict(feature) for feature in features]

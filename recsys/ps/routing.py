@@ -1,0 +1,63 @@
+"""Which shard holds a key: key → one of a fixed number of virtual buckets → shard.
+
+The bucket depends on the key alone, so a snapshot restores onto any number of shards; a shard owns every n-th bucket.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys import hashing
+from recsys.errors import ConfigError
+from recsys.hashing import Keys
+from recsys.rows.store import GroupSnapshot, RowGroup, Snapshot
+
+NUM_BUCKETS = 1024
+
+
+def shard_buckets(shard: int, num_shards: int) -> range:
+    """The buckets that a shard owns: every ``num_shards``-th, so that neighbouring keys of an array are spread.
+
+    >>> [shard_buckets(shard, 3) for shard in range(3)]
+    [range(0, 1024, 3), range(1, 1024, 3), range(2, 1024, 3)]
+    """
+    if not 1 <= num_shards <= NUM_BUCKETS:
+        raise ConfigError(f"{num_shards} shards: there must be 1 to {NUM_BUCKETS}")
+    return range(shard, NUM_BUCKETS, num_shards)
+
+
+def shards_of(group: RowGroup, keys_N: Keys, num_shards: int) -> npt.NDArray[np.int64]:
+    """The shard of each key. Array groups go by key mod buckets (their slots are packed so), maps by hash."""
+    if group.num_rows is None:
+        buckets_N = hashing.hash_to_range(keys_N, NUM_BUCKETS, seed=group.seed)
+    else:
+        buckets_N = keys_N % NUM_BUCKETS
+    return buckets_N % num_shards
+
+
+def split_snapshot(snapshot: Snapshot, groups: dict[str, RowGroup], num_shards: int) -> list[Snapshot]:
+    """A snapshot cut into one for each shard; all go on counting from the same sequence number."""
+    newest = [int(group.sequences_U.max(initial=0)) for group in snapshot.groups.values()]
+    cursor = (max(0, *snapshot.cursor, *newest),)
+    shards: list[dict[str, GroupSnapshot]] = [{} for _ in range(num_shards)]
+    for name, group in snapshot.groups.items():
+        shard_of_U = shards_of(groups[name], group.keys_U, num_shards)
+        for shard in range(num_shards):
+            shards[shard][name] = group.select(shard_of_U == shard)
+    return [Snapshot(cursor, parts) for parts in shards]
+
+
+def merge_snapshots(parts: list[Snapshot]) -> Snapshot:
+    """The shards' snapshots as one."""
+    groups = {name: _concatenated([part.groups[name] for part in parts]) for name in parts[0].groups}
+    return Snapshot(tuple(sequence for part in parts for sequence in part.cursor), groups)
+
+
+def _concatenated(parts: list[GroupSnapshot]) -> GroupSnapshot:
+    state = {name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state}
+    return GroupSnapshot(
+        np.concatenate([part.keys_U for part in parts]),
+        np.concatenate([part.rows_UW for part in parts]),
+        state,
+        np.concatenate([part.event_times_U for part in parts]),
+        np.concatenate([part.sequences_U for part in parts]),
+    )

@@ -1,0 +1,34 @@
+"""Initial rows: a function of (seed, key, column) and nothing else.
+
+So a row starts the same on any number of shards, in whatever order ids arrive, in training and in serving, and
+OptEmbed's "retrain from the initial rows" needs no snapshot.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys import hashing
+from recsys.errors import ConfigError
+from recsys.hashing import Floats, Keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """Uniform in [-scale, scale); ``scale=0`` is zeros.
+
+    >>> Initial(scale=0.0).rows(np.array([1, 2]), width=3, seed=0).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (self.scale >= 0 and np.isfinite(self.scale)):
+            raise ConfigError(f"initial scale {self.scale} must be a finite number, 0 or more")
+
+    def rows(self, keys_N: Keys, width: int, seed: int) -> Floats:
+        """The initial rows of ``keys_N``, float32 of shape (N, width)."""
+        if self.scale == 0:
+            return np.zeros((len(keys_N), width), np.float32)
+        return hashing.uniform(keys_N, width, seed) * np.float32(self.scale)

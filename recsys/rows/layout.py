@@ -1,0 +1,135 @@
+"""How rows lie in a key-value store: one value a row, its version first, so that a late write can not win.
+
+::
+
+    key    recsys:<model>:<run>:row:<group>:<int64, little endian>
+    value  <version, float64, big endian> <row, float32 or float16, little endian>
+
+A value that is only a version is a tombstone. Versions are sequence numbers (exact in a float64 up to 2⁵³), kept as
+floats because that is what Redis's Lua compares. Everything of a run lives under one prefix; ``recsys:<model>:current``
+names the run that is served.
+
+Shape suffixes: N keys, W row width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import ConfigError, DataError
+from recsys.hashing import Floats, Keys
+
+VERSION_BYTES = 8
+ROW_FORMATS: dict[str, str] = {"float32": "<f4", "float16": "<f2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Keys and values of one published run.
+
+    >>> layout = Layout(model="films", run="r1")
+    >>> layout.row_keys("item", np.array([258]))
+    [b'recsys:films:r1:row:item:\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00']
+    """
+
+    model: str
+    run: str
+    row_format: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.row_format not in ROW_FORMATS:
+            raise ConfigError(f"row_format {self.row_format!r} must be one of {', '.join(ROW_FORMATS)}")
+        for name in (self.model, self.run):
+            if not name or ":" in name:
+                raise ConfigError(f"name {name!r} of a published model must not be empty or hold a ':'")
+
+    @property
+    def prefix(self) -> str:
+        """What every key of this run starts with."""
+        return f"recsys:{self.model}:{self.run}:"
+
+    @property
+    def meta_key(self) -> str:
+        """The blueprint and the layout, as JSON."""
+        return self.prefix + "meta"
+
+    @property
+    def versions_key(self) -> str:
+        """What was published last, as versioned JSON."""
+        return self.prefix + "versions"
+
+    @property
+    def items_key(self) -> str:
+        """Ids of all items with facts, as versioned JSON."""
+        return self.prefix + "items"
+
+    def user_key(self, user_id: int | str) -> str:
+        """One user's history and profile, as versioned JSON."""
+        return f"{self.prefix}user:{_id_text(user_id)}"
+
+    def item_key(self, item_id: int | str) -> str:
+        """One item's facts, as versioned JSON."""
+        return f"{self.prefix}item:{_id_text(item_id)}"
+
+    def row_keys(self, group: str, keys_N: Keys) -> list[bytes]:
+        """One key a row."""
+        prefix = f"{self.prefix}row:{group}:".encode()
+        packed = keys_N.astype("<i8").tobytes()
+        return [prefix + packed[i : i + 8] for i in range(0, len(packed), 8)]
+
+    def encode_rows(self, rows_NW: Floats, versions_N: npt.NDArray[np.int64]) -> list[bytes]:
+        """One value a row. A number beyond float16's range becomes the largest it holds."""
+        kind = np.dtype(ROW_FORMATS[self.row_format])
+        limit = np.finfo(kind).max
+        record = np.dtype([("version", ">f8"), ("row", kind, (rows_NW.shape[1],))])
+        values = np.empty(len(rows_NW), record)
+        values["version"] = versions_N
+        values["row"] = np.clip(rows_NW, -limit, limit)
+        packed, size = values.tobytes(), record.itemsize
+        return [packed[i : i + size] for i in range(0, len(packed), size)]
+
+    def decode_rows(self, values: Sequence[bytes | None], width: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Rows (N, W), and which of them are there: neither missing nor a tombstone."""
+        kind = np.dtype(ROW_FORMATS[self.row_format])
+        size = VERSION_BYTES + width * kind.itemsize
+        present_N = np.array([value is not None and len(value) > VERSION_BYTES for value in values], np.bool_)
+        found = [value for value in values if value is not None and len(value) > VERSION_BYTES]
+        if any(len(value) != size for value in found):
+            raise DataError(f"a published row is not {size} bytes long; it was written with another layout")
+        record = np.dtype([("version", ">f8"), ("row", kind, (width,))])
+        rows_NW = np.zeros((len(values), width), np.float32)
+        rows_NW[present_N] = np.frombuffer(b"".join(found), record)["row"]
+        return rows_NW, present_N
+
+
+def pointer_key(model: str) -> str:
+    """Names the run that is served."""
+    return f"recsys:{model}:current"
+
+
+def versioned(payload: bytes, version: int) -> bytes:
+    """A value that is not a row: its version, then the payload."""
+    return np.array(version, ">f8").tobytes() + payload
+
+
+def version_of(value: bytes) -> int:
+    """The version a value begins with."""
+    return int(np.frombuffer(value[:VERSION_BYTES], ">f8")[0])
+
+
+def payload_of(value: bytes) -> bytes:
+    """The value without its version."""
+    return value[VERSION_BYTES:]
+
+
+def tombstone(version: int) -> bytes:
+    """What a deleted row leaves, so that an older write can not bring it back."""
+    return versioned(b"", version)
+
+
+def _id_text(id_: int | str) -> str:
+    """7 and "7" are different ids."""
+    return f'"{id_}' if isinstance(id_, str) else str(id_)

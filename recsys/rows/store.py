@@ -1,0 +1,230 @@
+"""The RowStore interface: what tables, trainer and publisher know of where rows live.
+
+Shape suffixes: N keys asked for (repeats allowed), U unique keys, W row width, S optimizer-state width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import ConfigError, DataError
+from recsys.hashing import Floats, Keys
+from recsys.rows.initial import Initial
+from recsys.rows.optimizers import Optimizer, build_optimizer
+
+Cursor = tuple[int, ...]  # one sequence number a shard
+Sequences = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """Rows of one width that share an optimizer and an initial distribution.
+
+    Keys are any int64, in a collisionless map that grows with them; or, with ``num_rows``, integers in
+    [0, num_rows) in an array. ``absent`` says what a key without a row reads, in training and in serving alike:
+    the initial value that its row would start from, or zeros. A row comes into being at its first push.
+    """
+
+    name: str
+    width: int
+    optimizer: Optimizer
+    initial: Initial = field(default_factory=Initial)
+    seed: int = 0
+    num_rows: int | None = None
+    absent: Literal["initial", "zeros"] = "initial"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ConfigError(f"row group {self.name!r}: width {self.width} must be at least 1")
+        if self.num_rows is not None and self.num_rows < 1:
+            raise ConfigError(f"row group {self.name!r}: num_rows {self.num_rows} must be at least 1")
+        if self.absent not in ("initial", "zeros"):
+            raise ConfigError(f"row group {self.name!r}: absent {self.absent!r} must be 'initial' or 'zeros'")
+
+    def absent_rows(self, keys_N: Keys) -> Floats:
+        """What keys without a row read, float32 of shape (N, width)."""
+        if self.absent == "zeros":
+            return np.zeros((len(keys_N), self.width), np.float32)
+        return self.initial.rows(keys_N, self.width, self.seed)
+
+    def checked_keys(self, keys_N: Keys) -> Keys:
+        """Keys that this group can hold, contiguous; DataError for another dtype or shape, or outside the array."""
+        if keys_N.dtype != np.int64 or keys_N.ndim != 1:
+            raise DataError(f"row group {self.name!r}: keys are {keys_N.dtype} {keys_N.shape}, must be one int64 array")
+        if self.num_rows is not None and len(keys_N):
+            outside = (keys_N < 0) | (keys_N >= self.num_rows)
+            if outside.any():
+                raise DataError(
+                    f"row group {self.name!r}: row key {keys_N[outside][0]} is outside [0, {self.num_rows}); raise "
+                    "the feature's num_embeddings, or use a table kind that takes any id (table=collisionless, "
+                    "hash or unified)"
+                )
+        return np.ascontiguousarray(keys_N)
+
+    def checked_gradients(self, num_keys: int, gradients_NW: Floats) -> Floats:
+        """Finite float32 gradients of shape (num_keys, width), contiguous; DataError for others."""
+        shape = (num_keys, self.width)
+        if gradients_NW.dtype != np.float32 or gradients_NW.shape != shape:
+            raise DataError(
+                f"row group {self.name!r}: gradients are {gradients_NW.dtype} {gradients_NW.shape}, must be float32 "
+                f"{shape}"
+            )
+        if not np.isfinite(gradients_NW).all():
+            raise DataError(f"row group {self.name!r}: a gradient is NaN or infinite; lower the learning rate or clip")
+        return np.ascontiguousarray(gradients_NW)
+
+    def to_json(self) -> dict[str, Any]:
+        """The group as plain values, for manifests."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "RowGroup":
+        """The group that ``to_json`` described."""
+        parts = dict(fields)
+        parts["optimizer"] = build_optimizer(parts["optimizer"])
+        parts["initial"] = Initial(**parts["initial"])
+        return cls(**parts)
+
+
+class Upserts(NamedTuple):
+    """Touched rows of one group, each with the sequence number of its last change."""
+
+    keys_U: Keys
+    rows_UW: Floats
+    sequences_U: Sequences
+
+
+class Deletes(NamedTuple):
+    """Deleted keys of one group, each with the sequence number of its deletion."""
+
+    keys_U: Keys
+    sequences_U: Sequences
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since a consumer's last acknowledgement; replaying it is harmless."""
+
+    cursor: Cursor
+    upserts: dict[str, Upserts]
+    deletes: dict[str, Deletes]
+
+
+@dataclass(frozen=True)
+class GroupSnapshot:
+    """All rows of one group at one instant, with everything their optimizer needs to go on."""
+
+    keys_U: Keys
+    rows_UW: Floats
+    state: dict[str, Floats]
+    event_times_U: npt.NDArray[np.int64]
+    sequences_U: Sequences
+
+    def select(self, mask_U: npt.NDArray[np.bool_]) -> "GroupSnapshot":
+        """The rows where ``mask_U`` is true: how a snapshot is split over shards."""
+        state = {name: values_US[mask_U] for name, values_US in self.state.items()}
+        return GroupSnapshot(
+            self.keys_U[mask_U],
+            self.rows_UW[mask_U],
+            state,
+            self.event_times_U[mask_U],
+            self.sequences_U[mask_U],
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole store at one instant; restores onto any number of shards."""
+
+    cursor: Cursor
+    groups: dict[str, GroupSnapshot]
+
+
+class RowReader(ABC):
+    """The read side of a row store: all that serving needs."""
+
+    @abstractmethod
+    def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
+        """Rows of int64 keys by group: float32 (N, W), writable, in the order asked; creates nothing.
+
+        Raises ConfigError for an unknown group, DataError for a key outside an array group.
+        """
+
+
+class RowStore(RowReader):
+    """Named row groups: pulled by key, changed by pushing gradients, watched by consumers."""
+
+    groups: Mapping[str, RowGroup]
+
+    @abstractmethod
+    def push(self, gradients: Mapping[str, tuple[Keys, Floats]], event_time_ms: int) -> None:
+        """Apply gradients (N, W) by group; repeated keys are summed first, absent rows created.
+
+        ``event_time_ms`` stamps the touched rows. A wrong dtype or width, or a gradient that is not finite,
+        raises DataError and leaves the store as it was.
+        """
+
+    def flush(self) -> None:
+        """Return when every push so far has been applied; they are by default."""
+
+    @abstractmethod
+    def delete(self, keys: Mapping[str, Keys]) -> None:
+        """Remove rows and their optimizer state; absent keys are ignored."""
+
+    @abstractmethod
+    def changes(self, consumer: str) -> Changes:
+        """Everything touched or deleted since ``consumer`` last acknowledged (at first: everything)."""
+
+    @abstractmethod
+    def acknowledge(self, consumer: str, cursor: Cursor) -> None:
+        """Record that ``consumer`` has safely stored the changes up to ``cursor``."""
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """A copy of everything, of one instant."""
+
+    @abstractmethod
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back the groups that ``snapshot`` holds, replacing what they held; other groups stay.
+
+        To consumers that watch the store this is a change: restored rows count as touched, rows that are gone as
+        deleted. Raises ConfigError or DataError, changing nothing, for a snapshot of other groups or widths.
+        """
+
+    @abstractmethod
+    def num_rows(self) -> dict[str, int]:
+        """Rows that exist, by group."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held: rows, optimizer state, keys and bookkeeping."""
+
+    def total_bytes(self) -> int:
+        """``nbytes`` as a call, for those who can only call."""
+        return self.nbytes
+
+
+def by_name(groups: Sequence[RowGroup]) -> dict[str, RowGroup]:
+    """Groups by name; two groups of one name must be equal (tables may share a group)."""
+    named: dict[str, RowGroup] = {}
+    for group in groups:
+        if named.setdefault(group.name, group) != group:
+            raise ConfigError(f"two different row groups are named {group.name!r}; rename one table")
+    return named
+
+
+def fresh_rows(group: RowGroup, keys_U: Keys, rows_UW: Floats) -> GroupSnapshot:
+    """Given rows with untouched optimizer state, as a snapshot to restore."""
+    num_rows = len(keys_U)
+    state = {
+        name: np.full((num_rows, width), group.optimizer.initial_state(name), np.float32)
+        for name, width in group.optimizer.state_widths(group.width).items()
+    }
+    never = np.zeros(num_rows, np.int64)
+    # sequence 1: a consumer that has seen nothing is sent these rows too
+    return GroupSnapshot(keys_U, rows_UW, state, never, never + 1)

@@ -1,0 +1,1 @@
+"""Everything Ray: actors around the plain parts below, and the online job that wires them."""

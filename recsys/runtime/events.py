@@ -1,0 +1,70 @@
+"""Where an online run's events come from, as values that can be sent to an actor and opened there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recsys.events import ACTIONS, EXAMPLES, FACTS, IMPRESSIONS
+from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.kafka import KafkaSink, KafkaSource
+from recsys.streams.parquet import ParquetSource
+from recsys.streams.source import Partition, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetEvents:
+    """Event files: topic → paths."""
+
+    paths: Mapping[str, Sequence[Path]]
+    num_partitions: int
+
+    def open(self, partitions: Sequence[int]) -> Source:
+        """The events of some partitions, and all facts."""
+        return ParquetSource(self.paths, self.num_partitions, partitions=_inputs(partitions, self.num_partitions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaEvents:
+    """Topics of a broker; examples go through the broker too."""
+
+    bootstrap_servers: str
+    num_partitions: int
+    start: str | int = "earliest"
+    security: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def topics(self) -> dict[str, int]:
+        """Every topic of a run with its number of partitions."""
+        return dict.fromkeys((IMPRESSIONS, ACTIONS, FACTS, EXAMPLES), self.num_partitions)
+
+    def open(self, partitions: Sequence[int]) -> Source:
+        """The events of some partitions, and all facts."""
+        return KafkaSource(
+            self.bootstrap_servers,
+            _inputs(partitions, self.num_partitions),
+            start=self.start,  # type: ignore[arg-type]
+            security=self.security,
+        )
+
+    def open_examples(self, partitions: Sequence[int]) -> Source:
+        """The joined examples of some partitions."""
+        wanted = [Partition(EXAMPLES, index) for index in partitions]
+        return KafkaSource(self.bootstrap_servers, wanted, security=self.security)
+
+    def open_sink(self) -> KafkaSink:
+        """A producer."""
+        return KafkaSink(self.bootstrap_servers, security=self.security)
+
+
+Events = ParquetEvents | KafkaEvents
+
+
+def dead_letters(folder: Path) -> DeadLetters:
+    """What could not be read, as JSON lines in the run's folder."""
+    return DeadLetters(folder)
+
+
+def _inputs(partitions: Sequence[int], num_partitions: int) -> list[Partition]:
+    inputs = [Partition(topic, index) for topic in (IMPRESSIONS, ACTIONS) for index in partitions]
+    return inputs + [Partition(FACTS, index) for index in range(num_partitions)]

@@ -1,0 +1,9 @@
+"""Look up embeddings and rank candidates from Redis alone: needs torch, redis and numpy, nothing else.
+
+>>> from recsys.serving import Lookup, Ranker          # Lookup.connect(url).embeddings("item", [1, 2])
+"""
+
+from recsys.serving.lookup import Lookup
+from recsys.serving.ranker import Ranker, Ranking
+
+__all__ = ["Lookup", "Ranker", "Ranking"]

@@ -1,0 +1,137 @@
+"""Score candidates for a user: the joiner's feature code, the trainer's model code, over whatever holds the state."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from recsys.batches.batch import candidate_batch
+from recsys.errors import ConfigError, unknown
+from recsys.features.extract import Extractor
+from recsys.features.state import FactValues, FeatureState, History
+from recsys.hashing import Floats
+from recsys.models.recommender import Recommender
+from recsys.ps.dense import DENSE
+from recsys.rows.store import RowReader
+from recsys.serving.published import Id, Published, PublishedRun, Versions, checked_ids
+
+_END_MS = 253_402_300_800_000  # the year 10000: calendars end there
+
+
+class FeatureReader(Protocol):
+    """What is known of users and items now."""
+
+    def user(self, user_id: Id) -> tuple[History, FactValues]:
+        """(history, profile) of a user."""
+
+    def items(self, item_ids: Sequence[Id]) -> list[FactValues]:
+        """Facts of items."""
+
+
+class StateFeatures:
+    """A FeatureReader over a joiner's own state: how scores are compared with those from Redis."""
+
+    def __init__(self, state: FeatureState) -> None:
+        self._state = state
+
+    def user(self, user_id: Id) -> tuple[History, FactValues]:
+        """See FeatureReader."""
+        return self._state.history(user_id), self._state.profiles.as_of(user_id)
+
+    def items(self, item_ids: Sequence[Id]) -> list[FactValues]:
+        """See FeatureReader."""
+        return [self._state.items.as_of(item_id) for item_id in item_ids]
+
+
+class Scorer:
+    """Probabilities of candidates for a user at a time."""
+
+    def __init__(self, recommender: Recommender, rows: RowReader, features: FeatureReader) -> None:
+        self._recommender, self._rows, self._features = recommender, rows, features
+
+    def load_dense(self) -> None:
+        """Take over the dense parameters as they are now; ``scores`` uses those taken last."""
+        keys = {DENSE: self._recommender.dense.keys}
+        self._recommender.dense.load(self._rows.pull(keys)[DENSE])
+
+    def scores(self, user_id: Id, item_ids: Sequence[Id], time_ms: int) -> Floats:
+        """Probabilities (N,) float32, in the order of ``item_ids``."""
+        extractor = Extractor(self._recommender.features)  # a new one: it keeps values of all ids it ever saw
+        history, profile = self._features.user(user_id)
+        shared = extractor.of_user(user_id, history, profile, time_ms)
+        shared = {**shared, **extractor.of_time(time_ms)}
+        facts = self._features.items(item_ids)
+        items = [extractor.of_item(id_, about) for id_, about in zip(item_ids, facts, strict=True)]
+        batch = candidate_batch(self._recommender.features, shared, items)
+        return self._recommender.predict(batch, self._rows, dense=False)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates by falling probability, and the versions they were scored with."""
+
+    items: list[Id]
+    scores: list[float]
+    titles: list[str]
+    versions: Versions
+
+
+class Ranker:
+    """``Ranker.connect(url).rank(user=7, candidates=[1, 2, 3], k=2)``, from Redis alone."""
+
+    def __init__(self, published: Published) -> None:
+        self.published = published
+        self._scorer: tuple[PublishedRun, int, Scorer] | None = None
+
+    @classmethod
+    def connect(cls, url: str, model: str = "recsys") -> "Ranker":
+        """A ranker over the Redis at ``url``; ServiceError at the first call where none answers."""
+        return cls(Published(url, model))
+
+    def rank(
+        self,
+        user: Id,
+        candidates: Sequence[Id] | None = None,
+        context: Mapping[str, Any] | None = None,
+        k: int = 10,
+    ) -> Ranking:
+        """The ``k`` best of ``candidates`` (None: all items the user has not liked) for a user.
+
+        ``context`` may give ``time_ms``, the event time to rank at; the latest published is the default. Ties keep
+        the candidates' order. A user or an item never seen is ranked by what the model makes of unknown ids.
+        """
+        run, versions = self.published.current()
+        time_ms = _time_ms(context, versions)
+        if k < 1:
+            raise ConfigError(f"k {k} must be at least 1")
+        (user,) = checked_ids([user])
+        if candidates is None:
+            liked = set(run.user(user)[0].liked())
+            candidates = [item_id for item_id in run.item_ids() if item_id not in liked]
+        candidates = checked_ids(candidates)
+        scores_N = self._fresh_scorer(run, versions).scores(user, candidates, time_ms)
+        best = np.argsort(-scores_N, kind="stable")[:k]
+        items = [candidates[at] for at in best]
+        titles = [str(facts.get("title", id_)) for id_, facts in zip(items, run.items(items), strict=True)]
+        return Ranking(items, [float(scores_N[at]) for at in best], titles, versions)
+
+    def _fresh_scorer(self, run: PublishedRun, versions: Versions) -> Scorer:
+        """A scorer with the dense parameters of this version."""
+        if self._scorer is None or self._scorer[0] is not run or self._scorer[1] != versions.version:
+            # a copy: another thread may still be scoring with the parameters of before
+            scorer = Scorer(copy.deepcopy(run.recommender), run.rows, run)
+            scorer.load_dense()
+            self._scorer = (run, versions.version, scorer)
+        return self._scorer[2]
+
+
+def _time_ms(context: Mapping[str, Any] | None, versions: Versions) -> int:
+    for name in context or {}:
+        if name != "time_ms":
+            raise unknown("field of context", name, ["time_ms"])
+    time_ms = (context or {}).get("time_ms", versions.time_ms)
+    if not isinstance(time_ms, int) or not -1 <= time_ms < _END_MS:
+        raise ConfigError(f"time_ms {time_ms!r} of context must be milliseconds since 1970, before the year 10000")
+    return time_ms

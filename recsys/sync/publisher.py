@@ -1,0 +1,198 @@
+"""The publisher: changes of rows, dense parameters and features, written to Redis so that replay is harmless.
+
+Each value carries its version and replaces only an older one (a Lua script compares), so that a delta written twice,
+late or out of order changes nothing. Changes are acknowledged to the store only after Redis has them: an outage
+delays, it does not lose. A run is published beside the one that is served; one pointer switches.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+
+from recsys.errors import ServiceError
+from recsys.features.state import FeatureChanges
+from recsys.rows.layout import Layout, pointer_key, tombstone, versioned
+from recsys.rows.store import Changes, RowStore
+
+_CONSUMER = "redis"
+_KEYS_PER_CALL = 500
+
+# KEYS[i] is set to ARGV[i] unless it holds the same version or a newer one. Returns how many were set.
+_SET_NEWER = """
+local set = 0
+for i = 1, #KEYS do
+  local held = redis.call('GETRANGE', KEYS[i], 0, 7)
+  if #held < 8 or struct.unpack('>d', held) < struct.unpack('>d', ARGV[i]) then
+    redis.call('SET', KEYS[i], ARGV[i])
+    set = set + 1
+  end
+end
+return set
+"""
+
+
+class FeatureFeed(Protocol):
+    """Who keeps users' histories and items' facts: a joiner here or elsewhere."""
+
+    def changes(self, since: int) -> FeatureChanges:
+        """Users and items changed after number ``since``."""
+
+    def acknowledge(self, up_to: int) -> None:
+        """They are stored."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one publication wrote."""
+
+    version: int
+    rows: int
+    deletes: int
+    users: int
+    items: int
+    seconds: float
+
+
+class Publisher:
+    """Keeps one published run in Redis up to date.
+
+    ``time_ms`` gives the event clock that goes with the versions; ``clock`` the wall clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: RowStore,
+        feeds: Sequence[FeatureFeed],
+        layout: Layout,
+        *,
+        time_ms: Callable[[], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._store, self._feeds, self._layout = client, store, list(feeds), layout
+        self._time_ms, self._clock = time_ms, clock
+        self._set_newer = client.register_script(_SET_NEWER)
+        self._stored = [0] * len(self._feeds)
+        self._item_ids: set[int | str] = set()
+        self._with_history: set[int | str] = set()  # users
+        self._num_items_listed = 0
+
+    @classmethod
+    def connect(
+        cls,
+        redis_url: str,
+        store: RowStore,
+        feeds: Sequence[FeatureFeed],
+        layout: Layout,
+        *,
+        time_ms: Callable[[], int],
+    ) -> "Publisher":
+        """A publisher into the Redis at a URL."""
+        return cls(redis.Redis.from_url(redis_url), store, feeds, layout, time_ms=time_ms)
+
+    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Write what the run is: the blueprint that the reader rebuilds, and the row format."""
+        meta = {"blueprint": blueprint, "row_format": self._layout.row_format, **about}
+        self._guarded(lambda: self._client.set(self._layout.meta_key, json.dumps(meta)))
+
+    def switch(self) -> None:
+        """Serve this run from now on."""
+        self._guarded(lambda: self._client.set(pointer_key(self._layout.model), self._layout.run))
+
+    def publish(self) -> Published:
+        """Write everything that changed since the last publication, then acknowledge it.
+
+        Raises ServiceError where Redis does not answer; nothing is acknowledged then, the next call sends it again.
+        """
+        started = self._clock()
+        time_ms = self._time_ms()
+        feature_changes = [feed.changes(since) for feed, since in zip(self._feeds, self._stored, strict=True)]
+        changes = self._store.changes(_CONSUMER)
+        users, items = self._guarded(lambda: self._write_features(feature_changes))
+        rows, deletes = self._guarded(lambda: self._write_rows(changes))
+        version = sum(changes.cursor) + sum(part.sequence for part in feature_changes)
+        self._guarded(lambda: self._write_versions(version, changes, time_ms))
+        self._acknowledge(changes, feature_changes)
+        return Published(version, rows, deletes, users, items, self._clock() - started)
+
+    def _write_rows(self, changes: Changes) -> tuple[int, int]:
+        writes: list[tuple[bytes | str, bytes]] = []
+        num_rows = num_deletes = 0
+        for group, upserts in changes.upserts.items():
+            keys = self._layout.row_keys(group, upserts.keys_U)
+            writes.extend(zip(keys, self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U), strict=True))
+            num_rows += len(keys)
+        for group, deletes in changes.deletes.items():
+            keys = self._layout.row_keys(group, deletes.keys_U)
+            writes.extend((key, tombstone(int(s))) for key, s in zip(keys, deletes.sequences_U, strict=True))
+            num_deletes += len(keys)
+        self._write(writes)
+        return num_rows, num_deletes
+
+    def _write_features(self, parts: Sequence[FeatureChanges]) -> tuple[int, int]:
+        version = sum(part.sequence for part in parts)  # one number for all feeds, so that theirs need not compare
+        users = self._users(parts)
+        items = {id_: item for part in parts for id_, item in part.items.items()}
+        writes: list[tuple[bytes | str, bytes]] = []
+        writes += [(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()]
+        writes += [(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()]
+        self._item_ids.update(items)
+        num_items = len(self._item_ids)
+        if num_items > self._num_items_listed:
+            listed = sorted(self._item_ids, key=lambda id_: (isinstance(id_, str), id_))
+            writes.append((self._layout.items_key, _json(listed, num_items)))
+        self._write(writes)
+        self._num_items_listed = num_items
+        return len(users), len(items)
+
+    def _users(self, parts: Sequence[FeatureChanges]) -> dict[int | str, dict[str, Any]]:
+        """Changed users. All feeds read all facts, but one alone has a user's history: the others' word is less."""
+        for part in parts:
+            self._with_history.update(id_ for id_, user in part.users.items() if _has_history(user))
+        return {
+            id_: user
+            for part in parts
+            for id_, user in part.users.items()
+            if _has_history(user) or id_ not in self._with_history
+        }
+
+    def _write_versions(self, version: int, changes: Changes, time_ms: int) -> None:
+        """Last of all: a reader that sees this version finds everything of it."""
+        about = {
+            "version": version,
+            "rows": sum(changes.cursor),
+            "time_ms": time_ms,
+            "published_at_ms": int(1000 * self._clock()),
+        }
+        self._write([(self._layout.versions_key, _json(about, version))])
+
+    def _write(self, writes: Sequence[tuple[bytes | str, bytes]]) -> None:
+        for start in range(0, len(writes), _KEYS_PER_CALL):
+            chunk = writes[start : start + _KEYS_PER_CALL]
+            self._set_newer(keys=[key for key, _ in chunk], args=[value for _, value in chunk])
+
+    def _acknowledge(self, changes: Changes, parts: Sequence[FeatureChanges]) -> None:
+        self._store.acknowledge(_CONSUMER, changes.cursor)
+        for at, (feed, part) in enumerate(zip(self._feeds, parts, strict=True)):
+            feed.acknowledge(part.sequence)
+            self._stored[at] = part.sequence
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except redis.RedisError as error:
+            raise ServiceError(
+                f"Redis did not take a publication ({error}); it is sent again with the next one"
+            ) from error
+
+
+def _has_history(user: Mapping[str, Any]) -> bool:
+    return bool(user["history"]["num_impressions"] or user["history"]["num_likes"])
+
+
+def _json(value: Any, version: int) -> bytes:
+    return versioned(json.dumps(value, separators=(",", ":")).encode(), version)

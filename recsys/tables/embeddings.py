@@ -1,0 +1,147 @@
+"""The tables of one model over one row store: address all, pull once, compose, pool.
+
+Shape suffixes: N ids of a feature over the batch, K keys an id, U unique keys of a row group, W row width,
+B examples, D embedding dimension.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.batches.batch import Bag
+from recsys.errors import ConfigError, DataError
+from recsys.hashing import Floats, Keys
+from recsys.rows.store import RowGroup, RowReader, by_name
+from recsys.tables import build_table
+from recsys.tables.table import Table, TableConfig
+
+
+@dataclass(frozen=True)
+class Addressed:
+    """Phase one of a lookup: which rows a batch needs, each once, and where each id finds its own."""
+
+    keys: dict[str, Keys]  # unique keys by row group
+    places: dict[tuple[str, str], dict[str, Tensor]]  # (table, feature) -> row group -> (N, K) index into the keys
+    bags: Mapping[str, Bag]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Phase two: the rows, as leaves that gradients gather in."""
+
+    addressed: Addressed
+    rows: dict[str, Tensor]  # (U, W) by row group
+
+    def gradients(self) -> dict[str, tuple[Keys, Floats]]:
+        """What a push takes, after backward: (keys, gradients) of every group."""
+        return {
+            name: (
+                self.addressed.keys[name],
+                np.zeros(tuple(rows.shape), np.float32) if rows.grad is None else rows.grad.numpy(),
+            )
+            for name, rows in self.rows.items()
+        }
+
+
+class Embeddings(nn.Module):
+    """Pooled embeddings of bags of ids, for a list of tables.
+
+    Dense parameters that tables bring (TT cores, an MLP) are this module's parameters.
+    """
+
+    def __init__(self, configs: Sequence[TableConfig]) -> None:
+        super().__init__()
+        names = [config.name for config in configs]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"table names {names} are not distinct; rename one")
+        self.tables: Mapping[str, Table] = {config.name: build_table(config) for config in configs}
+        self._modules.update({f"table:{name}": table for name, table in self.tables.items()})
+
+    @property
+    def groups(self) -> dict[str, RowGroup]:
+        """The row groups that a store must hold for these tables."""
+        return by_name([group for table in self.tables.values() for group in table.groups])
+
+    def address(self, bags: Mapping[str, Bag]) -> Addressed:
+        """Phase one: unique row keys of the batch, over all tables and features."""
+        keys: dict[str, list[Tensor]] = {}
+        for table in self.tables.values():
+            for feature in table.config.feature_names:
+                addressed = table.address(feature, torch.from_numpy(bags[feature].ids_N))
+                for group, keys_NK in addressed.items():
+                    keys.setdefault(group, []).append(keys_NK)
+        unique: dict[str, Keys] = {}
+        inverses: dict[str, list[Tensor]] = {}
+        for group, parts in keys.items():
+            keys_U, inverse = torch.unique(torch.cat([part.reshape(-1) for part in parts]), return_inverse=True)
+            unique[group] = keys_U.numpy()
+            pieces = inverse.split([part.numel() for part in parts])
+            inverses[group] = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+        places: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for table in self.tables.values():
+            for feature in table.config.feature_names:
+                named = {group.name: inverses[group.name].pop(0) for group in table.groups}
+                places[table.config.name, feature] = named
+        return Addressed(unique, places, bags)
+
+    def look(self, addressed: Addressed, rows: Mapping[str, Floats]) -> Looked:
+        """Phase two: pulled rows become leaves of the graph."""
+        leaves = {name: torch.from_numpy(rows[name]).requires_grad_() for name in addressed.keys}
+        return Looked(addressed, leaves)
+
+    def lookup(self, bags: Mapping[str, Bag], store: RowReader) -> Looked:
+        """Both phases: address, then one pull."""
+        addressed = self.address(bags)
+        return self.look(addressed, store.pull(addressed.keys))
+
+    def pool(self, looked: Looked) -> dict[tuple[str, str], Tensor]:
+        """Compose and pool: one (B, D) embedding for each (table, feature)."""
+        return {key: self._pooled(looked, *key) for key in looked.addressed.places}
+
+    def vectors(self, feature: str, table: str, looked: Looked) -> Tensor:
+        """Compose without pooling: (N, D), one vector an id."""
+        ids_N = torch.from_numpy(looked.addressed.bags[feature].ids_N)
+        places = looked.addressed.places[table, feature]
+        rows_NKW = {group: looked.rows[group][place_NK] for group, place_NK in places.items()}
+        return self.tables[table].compose(feature, ids_N, rows_NKW)
+
+    def embed(self, table: str, feature: str, ids_N: Keys, store: RowReader) -> Tensor:
+        """Vectors (N, D) of single ids, from the rows of one table."""
+        addressed = self.tables[table].address(feature, torch.from_numpy(ids_N))
+        rows = store.pull({group: keys_NK.reshape(-1).numpy() for group, keys_NK in addressed.items()})
+        rows_NKW = {g: torch.from_numpy(rows[g]).view(*keys.shape, -1) for g, keys in addressed.items()}
+        return self.tables[table].compose(feature, torch.from_numpy(ids_N), rows_NKW)
+
+    def penalty(self) -> Tensor:
+        """The tables' own terms of the loss."""
+        return torch.stack([table.penalty() for table in self.tables.values()]).sum()
+
+    def _pooled(self, looked: Looked, table: str, feature: str) -> Tensor:
+        bag = looked.addressed.bags[feature]
+        config = self.tables[table].config
+        vectors_ND = self.vectors(feature, table, looked)
+        num_examples = len(bag.offsets) - 1
+        if bag.weights is not None:
+            vectors_ND = _weighted(bag.weights, vectors_ND, config)
+        if len(vectors_ND) == num_examples and _one_each(bag):
+            return vectors_ND  # an id feature: there is nothing to pool
+        if len(vectors_ND) == 0:
+            return vectors_ND.new_zeros(num_examples, config.embedding_dim) + vectors_ND.sum()
+        everything_N = torch.arange(len(vectors_ND))
+        offsets = torch.from_numpy(bag.offsets[:-1])
+        return functional.embedding_bag(everything_N, vectors_ND, offsets, mode=config.pooling)
+
+
+def _weighted(weights_N: Floats, vectors_ND: Tensor, config: TableConfig) -> Tensor:
+    """Vectors times the weights of their ids; as in torch, only a sum can be weighted."""
+    if config.pooling != "sum":
+        raise DataError(f"table {config.name!r}: ids have weights, but pooling is {config.pooling!r}; set pooling: sum")
+    return vectors_ND * torch.from_numpy(weights_N)[:, None]
+
+
+def _one_each(bag: Bag) -> bool:
+    return bool((bag.offsets == np.arange(len(bag.offsets))).all())

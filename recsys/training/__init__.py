@@ -1,0 +1,1 @@
+"""Training: how examples become better weights, and how one knows that they did."""

@@ -1,0 +1,17 @@
+"""Shared by all tests: one thread for torch, as in the workers, and a small data set with a known pattern."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from films import write_films
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set of 3,000 impressions under the name ml100k, in which users like their own genre."""
+    folder = tmp_path_factory.mktemp("films") / "ml100k"
+    write_films(folder, num_users=40, num_items=60, num_impressions=3000)
+    return folder

@@ -1,0 +1,116 @@
+"""Declarations: every mistake is an error that names the feature, the value and what is known."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.errors import ConfigError
+from recsys.features.declarations import (
+    CLOCK,
+    HISTORY,
+    KINDS,
+    OWNERS,
+    Feature,
+    build_features,
+    features_to_json,
+)
+
+GOOD: dict[str, Any] = {"name": "genres", "kind": "bag", "source": "item.genres"}
+CONF = Path(__file__).parents[2] / "conf" / "data"
+
+
+def error_of(**fields: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build_features([{**GOOD, **fields}])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults() -> None:
+    (feature,) = build_features([GOOD])
+    assert feature == Feature(name="genres", kind="bag", source="item.genres")
+    assert (feature.table, feature.num_embeddings, feature.vocabulary, feature.max_length) == (
+        None,
+        None,
+        None,
+        50,
+    )
+    assert (feature.table_name, feature.size) == ("genres", None)
+
+
+def test_table_name_and_size() -> None:
+    named = Feature(name="liked", kind="bag", source="user.likes", table="item", num_embeddings=9)
+    listed = Feature(name="g", kind="id", source="profile.g", vocabulary=("F", "M"), num_embeddings=9)
+    assert (named.table_name, named.size) == ("item", 9)
+    assert (listed.table_name, listed.size) == ("g", 2)
+
+
+def test_an_unknown_kind_lists_the_known() -> None:
+    message = error_of(kind="bags")
+    assert "'genres'" in message and "'bags'" in message and message.endswith(", ".join(KINDS))
+
+
+@pytest.mark.parametrize("source", ["", "item", "item.", ".genres", "movie.genres"])
+def test_an_unknown_owner_lists_the_known(source: str) -> None:
+    message = error_of(source=source)
+    assert repr(source) in message
+    assert message.endswith(", ".join(f"{owner}.…" for owner in OWNERS))
+
+
+@pytest.mark.parametrize(("owner", "known"), [("user", HISTORY), ("time", CLOCK)])
+def test_an_unknown_name_of_user_and_time_lists_the_known(owner: str, known: tuple[str, ...]) -> None:
+    message = error_of(source=f"{owner}.age")
+    assert f"'{owner}.age'" in message
+    assert message.endswith(", ".join(f"{owner}.{name}" for name in known))
+
+
+def test_an_unknown_field_lists_the_known() -> None:
+    message = error_of(size=3)
+    assert "'genres'" in message and "'size'" in message
+    assert message.endswith(", ".join(field.name for field in dataclasses.fields(Feature)))
+
+
+@pytest.mark.parametrize("field", ["name", "kind", "source"])
+def test_a_missing_field_is_named(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"lacks {field}$"):
+        build_features([{name: value for name, value in GOOD.items() if name != field}])
+
+
+def test_a_name_declared_twice_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"\['genres'\]"):
+        build_features([GOOD, {**GOOD, "name": "other"}, GOOD])
+
+
+@pytest.mark.parametrize("max_length", [0, -1])
+def test_a_bag_keeps_at_least_one_id(max_length: int) -> None:
+    assert f"max_length {max_length}" in error_of(max_length=max_length)
+
+
+def test_declarations_survive_json() -> None:
+    features = (
+        Feature(name="genres", kind="bag", source="item.genres", vocabulary=("é", "b"), max_length=3),
+        Feature(name="user", kind="id", source="user.id", table="people", num_embeddings=5),
+        Feature(name="hour", kind="number", source="time.hour_of_day"),
+    )
+    assert build_features(json.loads(json.dumps(features_to_json(features)))) == features
+    assert build_features([]) == ()
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_data_sets_declare_features_that_can_be_built(path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    declared = OmegaConf.to_container(OmegaConf.load(path))["features"]
+    features = build_features(declared)
+    assert [feature.name for feature in features] == [fields["name"] for fields in declared]
+    assert all(feature.size for feature in features if feature.kind != "number")  # a full table can be made
+    # features that share a table agree on its size
+    sizes: dict[str, set[int | None]] = {}
+    for feature in features:
+        if feature.kind != "number":
+            sizes.setdefault(feature.table_name, set()).add(feature.size)
+    assert {table: size for table, size in sizes.items() if len(size) > 1} == {}

@@ -1,0 +1,124 @@
+"""Row optimizers, step by step, against torch.optim and fbgemm's formula."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.errors import ConfigError
+from recsys.rows.initial import Initial
+from recsys.rows.local import LocalRows
+from recsys.rows.optimizers import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad, build_optimizer
+from recsys.rows.store import RowGroup, Snapshot, fresh_rows
+
+NUM_ROWS, WIDTH, NUM_STEPS = 6, 4, 30
+
+
+def trained_rows(optimizer: Optimizer, gradients: np.ndarray) -> list[np.ndarray]:
+    """The rows after each step of a store that starts from ones."""
+    group = RowGroup(name="t", width=WIDTH, num_rows=NUM_ROWS, optimizer=optimizer)
+    store, keys = LocalRows([group]), np.arange(NUM_ROWS)
+    start = np.ones((NUM_ROWS, WIDTH), np.float32)
+    store.restore(Snapshot((0,), {"t": fresh_rows(group, keys, start)}))
+    rows = []
+    for gradient in gradients:
+        store.push({"t": (keys, gradient)}, 0)
+        rows.append(store.pull({"t": keys})["t"])
+    return rows
+
+
+def random_gradients() -> np.ndarray:
+    """Gradients of very different sizes, some exactly zero."""
+    generator = np.random.default_rng(0)
+    gradients = generator.standard_normal((NUM_STEPS, NUM_ROWS, WIDTH))
+    gradients *= 10.0 ** generator.integers(-4, 2, (1, NUM_ROWS, 1))
+    gradients[::7, 2] = 0
+    return gradients.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "torchs"),
+    [
+        (SGD(learning_rate=0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+        (Adagrad(learning_rate=0.05), lambda p: torch.optim.Adagrad(p, lr=0.05)),
+        (
+            Adagrad(learning_rate=0.05, eps=1e-3, initial_accumulator=0.1),
+            lambda p: torch.optim.Adagrad(p, lr=0.05, eps=1e-3, initial_accumulator_value=0.1),
+        ),
+        (Adam(learning_rate=0.05), lambda p: torch.optim.Adam(p, lr=0.05)),
+        (
+            Adam(learning_rate=0.05, beta1=0.8, beta2=0.9, eps=1e-4),
+            lambda p: torch.optim.Adam(p, lr=0.05, betas=(0.8, 0.9), eps=1e-4),
+        ),
+    ],
+)
+def test_every_step_is_torchs(
+    optimizer: Optimizer, torchs: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+) -> None:
+    parameter = torch.nn.Parameter(torch.ones(NUM_ROWS, WIDTH))
+    reference = torchs([parameter])
+    gradients = random_gradients()
+    for gradient, rows in zip(gradients, trained_rows(optimizer, gradients), strict=True):
+        parameter.grad = torch.from_numpy(gradient)
+        reference.step()
+        np.testing.assert_allclose(rows, parameter.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_rowwise_adagrad_is_fbgemms_formula() -> None:
+    """EXACT_ROWWISE_ADAGRAD: sum += mean(g²); row -= learning_rate / (sqrt(sum) + eps) * g."""
+    gradients = random_gradients()
+    expected, sums = np.ones((NUM_ROWS, WIDTH)), np.zeros(NUM_ROWS)
+    optimizer = RowWiseAdagrad(learning_rate=0.05, eps=1e-6)
+    for gradient, rows in zip(gradients.astype(np.float64), trained_rows(optimizer, gradients), strict=True):
+        for row in range(NUM_ROWS):
+            sums[row] += sum(g * g for g in gradient[row]) / WIDTH
+            expected[row] -= 0.05 / (np.sqrt(sums[row]) + 1e-6) * gradient[row]
+        np.testing.assert_allclose(rows, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_adam_counts_the_rows_own_steps() -> None:
+    group = RowGroup(name="t", width=1, optimizer=Adam(learning_rate=0.1), initial=Initial(scale=0))
+    store = LocalRows([group])
+    one, both = np.array([1]), np.array([1, 2])
+    for _ in range(5):
+        store.push({"t": (one, np.ones((1, 1), np.float32))}, 0)
+    store.push({"t": (both, np.ones((2, 1), np.float32))}, 0)
+    # with a constant gradient every bias-corrected step is learning_rate: six of them, and one
+    np.testing.assert_allclose(store.pull({"t": both})["t"], [[-0.6], [-0.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(learning_rate=1.0),
+        Adagrad(learning_rate=0.1, eps=1e-5, initial_accumulator=0.5),
+        RowWiseAdagrad(learning_rate=0.1),
+        Adam(learning_rate=0.1, beta1=0.5),
+    ],
+)
+def test_optimizers_and_groups_survive_their_plain_form(optimizer: Optimizer) -> None:
+    assert build_optimizer(asdict(optimizer)) == optimizer  # type: ignore[call-overload]
+    group = RowGroup(name="t", width=3, optimizer=optimizer, initial=Initial(scale=0.2), num_rows=9, seed=4)
+    assert RowGroup.from_json(group.to_json()) == group
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "sdg"}, "unknown optimizer 'sdg'; known: sgd, adagrad, rowwise_adagrad, adam"),
+        ({"learning_rate": 1.0}, "unknown optimizer None"),
+        (
+            {"kind": "sgd", "learning_rate": 1.0, "lr": 2},
+            "unknown field of optimizer sgd 'lr'; known: learning_rate",
+        ),
+        ({"kind": "sgd"}, "optimizer sgd has no learning_rate; set one"),
+        ({"kind": "adam", "learning_rate": 0.0}, "learning_rate 0.0 must be a finite number above 0"),
+        ({"kind": "adam", "learning_rate": float("nan")}, "learning_rate nan must be"),
+        ({"kind": "adam", "learning_rate": float("inf")}, "learning_rate inf must be"),
+    ],
+)
+def test_mistakes_are_told(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(fields)

@@ -1,0 +1,161 @@
+"""The whole loop with real servers: Kafka, joiners, workers, parameter server, Redis, on a few thousand events."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from composing import composed
+
+from recsys.datasets.prepared import open_prepared
+from recsys.datasets.replay import replay_events
+from recsys.embedded.kafka import EmbeddedKafka, create_topics, kafka_unavailable
+from recsys.errors import DataError
+from recsys.events import ACTIONS, FACTS, IMPRESSIONS
+from recsys.runtime.cluster import ray_session
+from recsys.runtime.events import KafkaEvents
+from recsys.runtime.latest import open_redis
+from recsys.runtime.online import Progress, train_online
+from recsys.runtime.replaying import send_paced
+from recsys.runtime.settings import OnlineSettings, Topology, build_settings
+from recsys.runtime.summary import summarize, write_run_report, write_summary
+from recsys.serving import Lookup, Ranker
+from recsys.streams.source import Partition
+from recsys.training.checkpoint import load_checkpoint
+from recsys.training.predictions import read_predictions
+
+needs_kafka = pytest.mark.skipif(kafka_unavailable() is not None, reason=str(kafka_unavailable()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_is_up() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
+@pytest.fixture
+def settings(films: Path, tmp_path: Path) -> Callable[..., OnlineSettings]:
+    def build(*overrides: str, name: str = "run") -> OnlineSettings:
+        config = composed("online", "batch.max_examples=32", *overrides)
+        config["data"]["folder"] = str(films)
+        return build_settings(config, tmp_path / name)
+
+    return build
+
+
+def trained_on(settings: OnlineSettings) -> tuple[dict[str, Any], list[Progress], list[str]]:
+    """(summary, what the display was shown, what was said)."""
+    said: list[str] = []
+    shown: list[Progress] = []
+    with train_online(settings, said.append, shown.append) as trained:
+        summary = summarize(trained)
+        write_summary(settings.folder / "summary.json", summary)
+        write_run_report(settings.folder / "report.html", trained, summary)
+    return summary, shown, said
+
+
+@needs_kafka
+@pytest.mark.timeout(280)
+def test_kafka_and_files_give_the_same_learning_and_redis_the_same_scores(
+    settings: Callable[..., OnlineSettings],
+) -> None:
+    through_kafka = settings("source=kafka", "joiners=2", "serving.sync_seconds=0.5", name="kafka")
+    summary, shown, _ = trained_on(through_kafka)
+    assert (summary["source"], summary["examples"]) == ("kafka", 3000)
+    assert (summary["examples_lost"], summary["examples_duplicated"], summary["dead_letters"]) == (0, 0, 0)
+    assert summary["auc_last_half"] > 0.9  # the pattern is there to be found
+    assert summary["auc_last_half"] > summary["auc_baseline_last_half"] + 0.1
+    assert summary["calibration"] == pytest.approx(1, abs=0.15)
+    assert summary["parity_max_abs_error"] <= 1e-5
+    assert summary["rows"] == sum(load_checkpoint_rows(through_kafka.folder).values())
+    assert 0 < summary["sync_delay_ms_p50"] <= summary["sync_delay_ms_p99"]
+    assert shown[-1].examples == 3000
+    assert shown[-1].lag == 0
+    assert json.loads((through_kafka.folder / "summary.json").read_text())["versions"]["ray"]
+    assert "AUC over the stream" in (through_kafka.folder / "report.html").read_text()
+
+    from_files = settings("source=parquet", "source.num_partitions=3", name="files")
+    again, _, _ = trained_on(from_files)
+    assert again["source"] == "files"
+    assert again["auc_last_half"] == summary["auc_last_half"]
+    assert again["logloss_last_half"] == summary["logloss_last_half"]
+    assert_same_predictions(through_kafka.folder, from_files.folder)
+
+    with open_redis(None, through_kafka.folder) as url:  # the run is over: its Redis is opened again
+        assert Lookup.connect(url).embeddings("item", [1, 2]).shape == (2, 16)
+        ranking = Ranker.connect(url).rank(user=7, candidates=range(1, 61), k=20)
+        genres = [int(title.removeprefix("Film ")) % 3 for title in ranking.titles]
+        assert genres.count(7 % 3) >= 18  # their own genre's twenty films come first
+
+
+@pytest.mark.timeout(280)
+def test_two_workers_lose_nothing_and_float16_rows_score_alike(settings: Callable[..., OnlineSettings]) -> None:
+    summary, _, _ = trained_on(
+        settings("source=parquet", "workers=2", "store.shards=3", "serving.row_format=float16", "table=unified")
+    )
+    assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (3000, 0, 0)
+    assert summary["auc_last_half"] > 0.85
+    assert 0 < summary["parity_max_abs_error"] <= 2e-3
+
+
+@needs_kafka
+@pytest.mark.timeout(280)
+def test_somebody_elses_stream_with_malformed_events(
+    settings: Callable[..., OnlineSettings], films: Path, tmp_path: Path
+) -> None:
+    """An external Kafka that others write to: bad events are set aside with their reason, the rest is learned."""
+    with EmbeddedKafka(tmp_path / "external") as kafka:
+        run = settings(f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", name="external")
+        events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=4)
+        create_topics(kafka.bootstrap_servers, events.topics)
+        bad = [b"", b"{", b'{"request_id":"x"}', b"\xff\xfe", b'{"request_id":7,"user_id":1,"item_id":1,"time_ms":1}']
+        with events.open_sink() as sink:
+            for payload in bad:
+                sink.send(Partition(IMPRESSIONS, 1), payload)
+        prepared = open_prepared(films)
+        send_paced(replay_events(prepared, 500), events, events_per_second=None, closes=(FACTS, IMPRESSIONS, ACTIONS))
+        summary, _, _ = trained_on(run)
+    assert summary["examples"] == 500
+    assert summary["examples_lost"] is None  # not our data: nothing to count against
+    assert summary["dead_letters"] == len(bad)
+    letters = [json.loads(line) for line in next(run.folder.glob("dead-letters-0/*")).read_text().splitlines()]
+    assert [letter["offset"] for letter in letters] == list(range(len(bad)))
+    assert all(letter["topic"] == IMPRESSIONS and letter["partition"] == 1 and letter["reason"] for letter in letters)
+
+
+def test_auto_says_why_it_reads_files(settings: Callable[..., OnlineSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.runtime.services.kafka_unavailable", lambda: "neither KAFKA_HOME nor Maven is there")
+    summary, _, said = trained_on(settings("source=auto", "replay.limit=200"))
+    assert (summary["source"], summary["examples"]) == ("files", 200)
+    assert any("neither KAFKA_HOME nor Maven" in line for line in said)
+
+
+def test_an_actor_that_fails_ends_the_run_with_its_own_error(settings: Callable[..., OnlineSettings]) -> None:
+    """An id outside a full table: the worker's DataError comes out as it went in, remedy and all."""
+    run = settings("source=parquet", "replay.limit=200", "table=full")
+    features = tuple(
+        dataclasses.replace(f, num_embeddings=10) if f.table_name == "item" else f for f in run.blueprint.features
+    )
+    run = dataclasses.replace(run, blueprint=dataclasses.replace(run.blueprint, features=features))
+    with pytest.raises(DataError, match="raise the feature's num_embeddings"):
+        trained_on(run)
+
+
+def test_topology_shares_out_partitions() -> None:
+    topology = Topology(num_partitions=5, num_joiners=2, num_workers=3)
+    assert [topology.joiner_of(p) for p in range(5)] == [0, 1, 0, 1, 0]
+    assert sorted({topology.worker_of(p) for p in range(5)}) == [0, 1, 2]
+
+
+def load_checkpoint_rows(folder: Path) -> dict[str, int]:
+    groups = load_checkpoint(folder / "checkpoint").rows.groups
+    return {name: len(group.keys_U) for name, group in groups.items()}
+
+
+def assert_same_predictions(one: Path, other: Path) -> None:
+    first, second = (read_predictions([folder / "predictions-0.parquet"]) for folder in (one, other))
+    assert first.column("request_id").to_pylist() == second.column("request_id").to_pylist()
+    np.testing.assert_array_equal(first.column("probability").to_numpy(), second.column("probability").to_numpy())

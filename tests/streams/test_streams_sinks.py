@@ -1,0 +1,137 @@
+"""Sinks that need no server, dead letters, and the replay that feeds any sink."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.errors import DataError, EventError
+from recsys.events import END, END_PAYLOAD, Action, Event, Facts, Impression, decode
+from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.memory import MemorySource
+from recsys.streams.partitioner import partition_of
+from recsys.streams.replay import ReplayCounts, replay
+from recsys.streams.sink import JsonlSink, MemorySink
+from recsys.streams.source import Partition, Record
+
+AT = Partition("actions", 3)
+EVENTS: list[tuple[str, Event]] = [
+    ("facts", Facts("user", 7, 0, {"age": 30})),
+    ("facts", Facts("item", "m1", 0, {"title": "Heat"})),
+    ("impressions", Impression("r1", 7, "m1", 10)),
+    ("actions", Action("r1", 7, "like", 20)),
+]
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "dead_letters.jsonl").read_text().splitlines()]
+
+
+def test_jsonl_appends_one_line_a_message(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with JsonlSink(tmp_path / "new" / "folder") as sink:
+            sink.send(AT, b'{"n":%d}' % number, key=b"k")
+            sink.flush()
+            assert (tmp_path / "new/folder/actions.jsonl").read_bytes().endswith(b'{"n":%d}\n' % number)
+        sink.close()
+    assert (tmp_path / "new/folder/actions.jsonl").read_text() == '{"n":1}\n{"n":2}\n'
+
+
+def test_jsonl_takes_no_line_break(tmp_path: Path) -> None:
+    with (
+        JsonlSink(tmp_path) as sink,
+        pytest.raises(DataError, match="a message for actions-3 has a line break at byte 1; JSON lines have none"),
+    ):
+        sink.send(AT, b"a\nb")
+
+
+def test_dead_letters_keep_the_record_and_count_the_reasons(tmp_path: Path) -> None:
+    letters = DeadLetters(tmp_path)
+    try:
+        decode("actions", b'{"user_id":1}')
+    except EventError as error:
+        letters.put(Record(AT, 5, b'{"user_id":1}'), error)
+    letters.put(Record(AT, 6, b"\xff\n\x00"), "late: 3000 ms behind the watermark")
+    letters.put(Record(AT, 7, Action("r", "Zoë", "like", 4)), "late: 10 ms behind the watermark")
+    letters.flush()
+    assert letters.counts == {"EventError": 1, "late": 2}
+    first, second, third = read_lines(tmp_path)
+    assert first == {
+        "reason": "actions: Object missing required field `request_id`",
+        "topic": "actions",
+        "partition": 3,
+        "offset": 5,
+        "payload": '{"user_id":1}',
+    }
+    assert (second["base64"], base64.b64decode(second["payload"])) == (True, b"\xff\n\x00")
+    assert third["payload"] == '{"request_id":"r","user_id":"Zoë","kind":"like","time_ms":4}'
+    letters.close()
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"),
+    [
+        (b"x" * 64 * 1024, "x" * 64 * 1024),
+        (b"x" * 64 * 1024 + b"y", "x" * 64 * 1024),
+        (b"x" * (64 * 1024 - 1) + "é".encode(), "x" * (64 * 1024 - 1)),  # the cut goes through the é
+    ],
+)
+def test_long_payloads_are_cut_and_say_so(tmp_path: Path, payload: bytes, kept: str) -> None:
+    letters = DeadLetters(tmp_path)
+    letters.put(Record(AT, 0, payload), "too long")
+    letters.close()
+    (line,) = read_lines(tmp_path)
+    assert line["payload"] == kept
+    assert line.get("truncated", False) == (len(payload) > 64 * 1024)
+    assert "base64" not in line
+
+
+def test_dead_letters_into_any_sink() -> None:
+    sink = MemorySink()
+    DeadLetters(sink).put(Record(AT, 1, END), "unexpected")
+    (line,) = sink.payloads[Partition("dead_letters", 0)]
+    assert json.loads(line)["payload"] == '{"end":true}'
+
+
+def test_replay_routes_by_user_keys_by_user_and_ends_every_partition() -> None:
+    sink = MemorySink()
+    assert replay(EVENTS, sink, num_partitions=4, facts_partitions=2) == ReplayCounts(impressions=1, actions=1, facts=2)
+    assert len(sink.payloads) == 4 + 4 + 2
+    assert all(payloads[-1] == END_PAYLOAD and payloads.count(END_PAYLOAD) == 1 for payloads in sink.payloads.values())
+    at = {"impressions": partition_of(7, 4), "actions": partition_of(7, 4)}
+    for topic, index in at.items():
+        assert sink.keys[Partition(topic, index)] == [b"7", None]
+    assert sink.keys[Partition("facts", partition_of("m1", 2))][-2] == b"m1"
+    sent = {(topic, event) for topic, event in EVENTS if not isinstance(event, Facts)}
+    found = {
+        (at.topic, event)
+        for at, events in sink.events().items()
+        for event in events
+        if at.topic in ("impressions", "actions")
+    }
+    assert found - {("impressions", END), ("actions", END)} == sent
+
+
+def test_what_replay_sent_a_memory_source_reads() -> None:
+    sink = MemorySink()
+    replay(EVENTS, sink, num_partitions=2)
+    source = MemorySource(sink.events())  # type: ignore[arg-type]
+    records = source.next_batch()
+    assert sum(record.payload == END for record in records) == 6
+    assert [record.payload for record in records if record.partition.topic == "actions" and record.payload != END] == [
+        EVENTS[-1][1]
+    ]
+
+
+def test_replay_waits_for_the_time_of_each_event_before_it_sends() -> None:
+    sink = MemorySink()
+    seen: list[tuple[int, int]] = []
+    replay(EVENTS, sink, num_partitions=1, wait=lambda t: seen.append((t, sum(map(len, sink.payloads.values())))))
+    assert seen == [(0, 0), (0, 1), (10, 2), (20, 3)]
+
+
+def test_replay_takes_no_event_under_another_topic() -> None:
+    with pytest.raises(DataError, match=r"can not replay Action\(.*\) on topic 'impressions'; topics are"):
+        replay([("impressions", EVENTS[-1][1])], MemorySink(), num_partitions=1)

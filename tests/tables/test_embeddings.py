@@ -1,0 +1,79 @@
+"""Weighted bags, groups shared by tables, and names."""
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.batches.batch import Bag
+from recsys.errors import ConfigError, DataError
+from recsys.rows.local import LocalRows
+from recsys.rows.optimizers import SGD
+from recsys.rows.store import Snapshot, fresh_rows
+from recsys.tables.collisionless import CollisionlessConfig
+from recsys.tables.embeddings import Embeddings
+from recsys.tables.table import Pooling
+
+
+def tables(pooling: Pooling) -> tuple[Embeddings, LocalRows]:
+    """Row k of table t is (k, 10 k)."""
+    embeddings = Embeddings(
+        [
+            CollisionlessConfig(
+                name="t",
+                embedding_dim=2,
+                feature_names=("f",),
+                pooling=pooling,
+                optimizer=SGD(learning_rate=1.0),
+            )
+        ]
+    )
+    store = LocalRows(list(embeddings.groups.values()))
+    keys = np.arange(5)
+    rows = np.stack([keys, 10 * keys], axis=1).astype(np.float32)
+    store.restore(Snapshot((0,), {"t": fresh_rows(embeddings.groups["t"], keys, rows)}))
+    return embeddings, store
+
+
+@pytest.mark.parametrize(
+    ("lists", "weights", "expected"),
+    [
+        ([[1, 2], [], [3]], [1, 0.5, 2], [[2, 20], [0, 0], [6, 60]]),
+        ([[1], [2]], [3, -1], [[3, 30], [-2, -20]]),  # one id each
+        ([[], []], [], [[0, 0], [0, 0]]),
+    ],
+)
+def test_weights_multiply_vectors_before_the_sum(
+    lists: list[list[int]], weights: list[float], expected: list[list[float]]
+) -> None:
+    embeddings, store = tables("sum")
+    bag = Bag.of_lists(lists)._replace(weights=np.array(weights, np.float32))
+    looked = embeddings.lookup({"f": bag}, store)
+    pooled = embeddings.pool(looked)["t", "f"]
+    assert pooled.tolist() == expected
+    pooled.sum().backward()
+    keys_U, gradients_UW = looked.gradients()["t"]
+    assert len(keys_U) == len(gradients_UW)
+    ids = [id_ for one in lists for id_ in one]
+    assert dict(zip(keys_U.tolist(), gradients_UW[:, 0].tolist(), strict=True)) == dict(zip(ids, weights, strict=True))
+
+
+def test_a_mean_can_not_be_weighted() -> None:
+    embeddings, store = tables("mean")
+    bag = Bag.of_lists([[1], [2]])._replace(weights=np.ones(2, np.float32))
+    with pytest.raises(DataError, match="table 't': ids have weights, but pooling is 'mean'; set pooling: sum"):
+        embeddings.pool(embeddings.lookup({"f": bag}, store))
+
+
+def test_two_tables_of_one_name_are_refused() -> None:
+    config = tables("sum")[0].tables["t"].config
+    with pytest.raises(ConfigError, match="are not distinct; rename one"):
+        Embeddings([config, config])
+
+
+def test_each_row_is_pulled_once() -> None:
+    embeddings, store = tables("sum")
+    addressed = embeddings.address({"f": Bag.of_lists([[3, 1, 3], [1]])})
+    assert addressed.keys["t"].tolist() == [1, 3]
+    looked = embeddings.look(addressed, store.pull(addressed.keys))
+    vectors_ND = embeddings.vectors("f", "t", looked)
+    assert torch.equal(vectors_ND[:, 0], torch.tensor([3.0, 1.0, 3.0, 1.0]))

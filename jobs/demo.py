@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.launch import job
+from jobs.launch import job, shown
 from recsys.datasets.prepare import prepare
 from recsys.runtime.display import ProgressDisplay
 from recsys.runtime.online import Trained, train_online
@@ -33,7 +33,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
         write_run_report(folder / "report.html", trained, summary)
         console.print(_figures(summary))
         console.print(_top_films(trained, config["user"], config["k"]))
-    console.print(f"report: {folder / 'report.html'}   more: python -m jobs.rank user=… , python -m jobs.serve")
+    console.print(f"report: {shown(folder / 'report.html')}   more: python -m jobs.rank user=… , python -m jobs.serve")
 
 
 def _prepare(config: dict[str, Any], console: Console) -> None:

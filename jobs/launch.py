@@ -51,6 +51,11 @@ def job(name: str) -> Callable[[Run], Callable[[], None]]:
     return decorate
 
 
+def shown(path: Path) -> str:
+    """A path as a person would type it."""
+    return os.path.relpath(path)
+
+
 def _plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values."""
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.launch import job
+from jobs.launch import job, shown
 from recsys.runtime.display import ProgressDisplay
 from recsys.runtime.online import train_online
 from recsys.runtime.settings import build_settings
@@ -24,7 +24,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
         summary = summarize(trained)
         write_summary(folder / "summary.json", summary)
         write_run_report(folder / "report.html", trained, summary)
-    console.print(f"summary in {folder / 'summary.json'}, report in {folder / 'report.html'}")
+    console.print(f"summary in {shown(folder / 'summary.json')}, report in {shown(folder / 'report.html')}")
 
 
 if __name__ == "__main__":

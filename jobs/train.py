@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from jobs.launch import job
+from jobs.launch import job, shown
 from recsys.batches.join import build_join_config
 from recsys.datasets.prepared import open_prepared
 from recsys.datasets.replay import event_files
@@ -51,7 +51,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console.print(
         f"test AUC {result['auc']:.4f}  logloss {result['logloss']:.4f}  calibration {result['calibration']:.3f}  "
-        f"{summary['bytes']:,} bytes; summary in {folder / 'summary.json'}"
+        f"{summary['bytes']:,} bytes; summary in {shown(folder / 'summary.json')}"
     )
 
 

@@ -148,6 +148,8 @@ class _Rows:
         """The gradients checked, repeated keys summed; nothing is changed yet."""
         keys_N = self.group.checked_keys(keys_N)
         gradients_NW = self.group.checked_gradients(len(keys_N), gradients_NW)
+        if (keys_N[1:] > keys_N[:-1]).all():  # as Embeddings sends them: there is nothing to sum
+            return keys_N, gradients_NW
         keys_U, inverse_N = np.unique(keys_N, return_inverse=True)
         gradients_UW = np.zeros((len(keys_U), self.group.width), np.float32)
         kernels.sum_repeats(inverse_N, gradients_NW, gradients_UW)

@@ -113,7 +113,7 @@ class Embeddings(nn.Module):
         """Vectors (N, D) of single ids, from the rows of one table."""
         addressed = self.tables[table].address(feature, torch.from_numpy(ids_N))
         rows = store.pull({group: keys_NK.reshape(-1).numpy() for group, keys_NK in addressed.items()})
-        rows_NKW = {g: torch.from_numpy(rows[g]).view(*keys.shape, -1) for g, keys in addressed.items()}
+        rows_NKW = {g: torch.from_numpy(rows[g]).view(*keys.shape, rows[g].shape[1]) for g, keys in addressed.items()}
         return self.tables[table].compose(feature, torch.from_numpy(ids_N), rows_NKW)
 
     def penalty(self) -> Tensor:

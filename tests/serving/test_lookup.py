@@ -132,7 +132,6 @@ def test_ids_in_all_their_forms(redis_url: str) -> None:
     assert not np.array_equal(lookup.embeddings("item", ["7"]), lookup.embeddings("item", [7]))
 
 
-@pytest.mark.xfail(reason="Embeddings.embed can not view no rows at all", raises=RuntimeError, strict=False)
 def test_no_ids_are_no_embeddings(redis_url: str) -> None:
     films(learned=False).serve(redis_url, "lookup-none")
     assert Lookup.connect(redis_url, "lookup-none").embeddings("item", []).shape == (0, 4)

@@ -13,7 +13,7 @@ from recsys.serving import Ranker
 
 @job("rank")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Print the best ``k`` candidates (by default of all items the user has not liked) with their scores."""
+    """Print the best ``k`` candidates (by default of all items but those the user liked lately) with their scores."""
     run = config["run"]
     context = {} if config["time_ms"] is None else {"time_ms": config["time_ms"]}
     with open_redis(config["redis"]["url"], None if run is None else Path(run)) as url:

@@ -17,6 +17,8 @@ from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Imp
 
 BATCH_ROWS = 8_192
 
+_NAP_SECONDS = 0.02
+
 TimedEvent = tuple[int, tuple[str, Event]]
 
 
@@ -105,7 +107,8 @@ def _batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]:
 class Pace:
     """Holds a sender to ``events_per_second`` (None: as fast as it goes), counted from its first ``wait``.
 
-    The schedule is absolute: a sender that was held up catches up, and overlong sleeps do not add up.
+    The schedule is absolute: a sender that was held up catches up, and overlong sleeps do not add up. It may run ahead
+    by a few milliseconds, so that thousands of events a second do not mean thousands of naps.
 
     >>> slept = []
     >>> pace = Pace(100, clock=lambda: 5.0, sleep=slept.append)
@@ -136,5 +139,5 @@ class Pace:
         if self._start_seconds is None:
             self._start_seconds = now_seconds
         ahead_seconds = self._start_seconds + num_sent / self._events_per_second - now_seconds
-        if ahead_seconds > 0:
+        if ahead_seconds > _NAP_SECONDS:
             self._sleep(ahead_seconds)

@@ -130,7 +130,7 @@ class Recommender(nn.Module):
             if id_ not in declared.vocabulary:
                 message = f"{id_!r} is not in the vocabulary of feature {feature!r}"
                 raise DataError(f"{message}: {', '.join(declared.vocabulary)}")
-        return np.array([declared.vocabulary.index(str(id_)) for id_ in ids], np.int64)
+        return np.array([declared.vocabulary.index(id_) for id_ in ids], np.int64)
 
     @torch.no_grad()
     def embed(self, feature: str, ids_N: Keys, store: RowReader) -> Floats:

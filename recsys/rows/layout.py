@@ -2,7 +2,7 @@
 
 ::
 
-    key    recsys:<model>:<run>:row:<group>:<int64, little endian>
+    key    recsys:<model>:<run>:<row format>:<group>:<int64, little endian>
     value  <version, float64, big endian> <row, float32 or float16, little endian>
 
 A value that is only a version is a tombstone. Versions are sequence numbers (exact in a float64 up to 2⁵³), kept as
@@ -32,7 +32,7 @@ class Layout:
 
     >>> layout = Layout(model="films", run="r1")
     >>> layout.row_keys("item", np.array([258]))
-    [b'recsys:films:r1:row:item:\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00']
+    [b'recsys:films:r1:float32:item:\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00']
     """
 
     model: str
@@ -76,7 +76,7 @@ class Layout:
 
     def row_keys(self, group: str, keys_N: Keys) -> list[bytes]:
         """One key a row."""
-        prefix = f"{self.prefix}row:{group}:".encode()
+        prefix = f"{self.prefix}{self.row_format}:{group}:".encode()
         packed = keys_N.astype("<i8").tobytes()
         return [prefix + packed[i : i + 8] for i in range(0, len(packed), 8)]
 

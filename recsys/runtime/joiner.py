@@ -1,6 +1,7 @@
 """Joiner actors: each joins a group of partitions, and keeps the features of their users."""
 
 import threading
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from recsys.features.state import FeatureChanges
 from recsys.runtime.actors import wait_for
 from recsys.runtime.events import Events, KafkaEvents, dead_letters
 from recsys.streams.source import Partition
+
+_LINGER_SECONDS = 0.1  # with little to read, messages of examples are made this seldom: each has a price of its own
+_FULL_POLL = 1_000
 
 
 class JoinerActor:
@@ -60,11 +64,14 @@ class JoinerActor:
         open_partitions = set(self._partitions)
         with self._events.open_sink() as sink:
             while open_partitions and not self._stopping:
+                started_at, read_before = time.monotonic(), self._stream.num_events
                 for index, payload in self.poll(open_partitions, 0.05):
                     sink.send(Partition(EXAMPLES, index), payload)
                     if payload == END_PAYLOAD:
                         open_partitions.discard(index)
                 sink.flush()
+                if self._stream.num_events - read_before < _FULL_POLL:
+                    time.sleep(max(0.0, started_at + _LINGER_SECONDS - time.monotonic()))
 
     def stop(self) -> None:
         """End ``run`` after what it is reading now."""

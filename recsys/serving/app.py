@@ -25,7 +25,7 @@ class LookupRequest(BaseModel):
 
 
 class RankRequest(BaseModel):
-    """Whom to rank what for; without candidates, all items the user has not liked."""
+    """Whom to rank what for; without candidates, all items but those the user liked lately."""
 
     user: Id
     candidates: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None

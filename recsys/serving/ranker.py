@@ -97,7 +97,7 @@ class Ranker:
         context: Mapping[str, Any] | None = None,
         k: int = 10,
     ) -> Ranking:
-        """The ``k`` best of ``candidates`` (None: all items the user has not liked) for a user.
+        """The ``k`` best of ``candidates`` (None: all items but those the user liked lately) for a user.
 
         ``context`` may give ``time_ms``, the event time to rank at; the latest published is the default. Ties keep
         the candidates' order. A user or an item never seen is ranked by what the model makes of unknown ids.

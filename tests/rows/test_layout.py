@@ -25,7 +25,7 @@ def floats(width: Literal[16, 32], count: int) -> st.SearchStrategy[np.ndarray]:
 @given(st.lists(INT64, max_size=8))
 def test_row_keys_hold_the_id(ids: list[int]) -> None:
     keys = LAYOUT.row_keys("item", np.array(ids, np.int64))
-    assert keys == [b"recsys:films:r1:row:item:" + id_.to_bytes(8, "little", signed=True) for id_ in ids]
+    assert keys == [b"recsys:films:r1:float32:item:" + id_.to_bytes(8, "little", signed=True) for id_ in ids]
 
 
 @given(st.lists(INT64, unique=True, max_size=8))

@@ -205,7 +205,7 @@ def test_versions_are_those_of_the_publication(redis_url: str) -> None:
 
 def dense_reads(client: Redis, layout: Layout, act: Sequence[object]) -> int:
     """How many commands with a key of the dense parameters Redis got while ``act``'s calls ran."""
-    prefix = f"{layout.prefix}row:dense:"
+    prefix = f"{layout.prefix}{layout.row_format}:dense:"
     calls = [call for call in act if callable(call)]
     with client.monitor() as monitor:
         for call in calls:

@@ -30,6 +30,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
+        # Ray starts actors at nice 15, for the sake of its own processes; here that leaves the cores to the broker.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # ray.init turns asking for it on
         ray.init(
             _node_ip_address=LOOPBACK,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from recsys.datasets.prepared import Prepared, open_prepared
 from recsys.errors import DataError
@@ -236,6 +237,7 @@ class OnlineRun:
 @contextmanager
 def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Progress], None]) -> Any:
     """Train on a stream to its end, publish, save; yields what was trained while servers and actors still live."""
+    torch.set_num_threads(1)  # the other cores are the actors'
     prepared = _open_data(settings)
     with services(settings, prepared, say) as running, ray_session(settings.ray_address):
         run = OnlineRun(settings, running.events(), running.redis_url)

@@ -1,5 +1,6 @@
 """The parameter server on Ray: the same answers as rows in this process, and the same errors."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,7 +75,9 @@ def test_a_dead_actor_is_a_service_error() -> None:
         wait_for(actor.call.remote("pull", {"item": np.array([50])}))
     ray.kill(actor)
     with pytest.raises(ServiceError, match="a Ray actor died"):
-        wait_for(actor.call.remote("num_rows"))
+        for _ in range(600):  # it dies soon, not at once
+            wait_for(actor.call.remote("num_rows"))
+            time.sleep(0.05)
 
 
 def test_packing_round_trip() -> None:

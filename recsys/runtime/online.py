@@ -15,7 +15,7 @@ import ray
 import torch
 
 from recsys.datasets.prepared import Prepared, open_prepared
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.features.state import FeatureState
 from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows
@@ -238,6 +238,7 @@ class OnlineRun:
 def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Progress], None]) -> Any:
     """Train on a stream to its end, publish, save; yields what was trained while servers and actors still live."""
     torch.set_num_threads(1)  # the other cores are the actors'
+    _check_fresh(settings.folder)
     prepared = _open_data(settings)
     with services(settings, prepared, say) as running, ray_session(settings.ray_address):
         run = OnlineRun(settings, running.events(), running.redis_url)
@@ -265,6 +266,13 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
             finished=all(worker["finished"] for worker in run.worker_status()),
             seconds=run.history[-1].seconds,
         )
+
+
+def _check_fresh(folder: Path) -> None:
+    """A folder that holds a run keeps it: what that run published would count as newer than what this one learns."""
+    held = [name for name in ("redis", "kafka", "checkpoint") if (folder / name).exists()]
+    if held:
+        raise ConfigError(f"{folder} holds a run already ({', '.join(held)}); choose another with hydra.run.dir=")
 
 
 def _open_data(settings: OnlineSettings) -> Prepared | None:

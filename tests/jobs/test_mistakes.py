@@ -98,6 +98,19 @@ def test_kafka_without_maven_and_kafka_home(films: Path, tmp_path: Path) -> None
     assert len(stderr.strip().splitlines()) == 1
 
 
+def test_a_folder_that_holds_a_run(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its published versions would count as newer than those of another run under the same name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine" / "redis").mkdir(parents=True)
+    wanted = ("source=parquet", f"data.folder={films}", "hydra.run.dir=runs/mine")
+    status, stderr = mistake("online", *wanted, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2, stderr
+    assert "runs/mine holds a run already (redis)" in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("override", ["redis.port", "kafka.port"])
 def test_a_port_in_use(
     override: str,

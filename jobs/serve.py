@@ -1,28 +1,54 @@
-"""Serve lookups and rankings over HTTP: ``python -m jobs.serve port=8000``."""
+"""Serve lookups and rankings over HTTP, until Ctrl-C: ``python -m jobs.serve port=8000``."""
 
+import contextlib
 import logging
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from jobs.launch import job
-from recsys.embedded.process import wanted_port
-from recsys.runtime.latest import open_redis
-from recsys.serving import Lookup, Ranker
-from recsys.serving.app import build_app
+from jobs.sections import Served, Text
+from recsys.errors import ConfigError
+from recsys.fields import Port, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(Served):
+    """Where to listen; a port of null is a free one."""
+
+    host: Text
+    port: Port | None
 
 
 @job("serve")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Answer until Ctrl-C."""
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    port = wanted_port(config["port"], "port")
-    run = config["run"]
-    with open_redis(config["redis"]["url"], None if run is None else Path(run)) as url:
-        app = build_app(Lookup.connect(url, config["model"]), Ranker.connect(url, config["model"]))
-        print(f"serving on http://{config['host']}:{port}/docs, from the Redis at {_shown(url)}", flush=True)
-        uvicorn.run(app, host=config["host"], port=port, log_config=None)
+    settings = build(ServeSettings, config, "")
+    with _listening(settings.host, settings.port) as listener:
+        import uvicorn
+
+        from recsys.runtime.latest import open_redis
+        from recsys.serving import Lookup, Ranker
+        from recsys.serving.app import build_app
+
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        with open_redis(settings.redis.url, settings.run) as url:
+            model = settings.serving.model
+            app = build_app(Lookup.connect(url, model), Ranker.connect(url, model))
+            port = listener.getsockname()[1]
+            print(f"serving on http://{settings.host}:{port}/docs, from the Redis at {_shown(url)}", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn's own, once it has answered what was asked
+                uvicorn.Server(uvicorn.Config(app, log_config=None)).run(sockets=[listener])
+
+
+def _listening(host: str, port: int | None) -> socket.socket:
+    """A socket bound before anything is started; ConfigError where host and port can not be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port or 0), family=family)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"host={host} port={port}: can not listen there, {error}; choose others") from error
 
 
 def _shown(url: str) -> str:

@@ -6,32 +6,27 @@ until its window has passed. An action may come before its impression. Every imp
 """
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated
 
 from recsys.batches.examples import Example
-from recsys.errors import ConfigError, unknown
 from recsys.events import Action, Event, Facts, Impression
 from recsys.features.extract import Extractor, Values
 from recsys.features.state import FeatureState, History
+from recsys.fields import Above, AtLeast, Between, NotEmpty
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionKind:
     """How long after an impression an action of this kind counts, and what it means."""
 
-    window_seconds: float
+    window_seconds: Annotated[float, Above(0)]
     final: bool = False  # the first one settles the label: emit at once
-    label: float = 1.0
+    label: Annotated[float, Between(0, 1)] = 1.0
     history: bool = True  # it becomes part of the user's likes
-
-    def __post_init__(self) -> None:
-        if not 0 < self.window_seconds < math.inf:
-            raise ConfigError(f"window_seconds {self.window_seconds} must be a finite number above 0")
 
     @property
     def window_ms(self) -> int:
@@ -47,38 +42,14 @@ class JoinConfig:
     action up to then is recognised and counted.
     """
 
-    actions: Mapping[str, ActionKind]
-    remember_seconds: float = 3600.0
-    keep_items: int = 20  # the latest items shown and liked that a user's history holds
-
-    def __post_init__(self) -> None:
-        if not self.actions:
-            raise ConfigError("join.actions is empty; name at least one action kind with its window_seconds")
-        if not self.remember_seconds >= 0:
-            raise ConfigError(f"join.remember_seconds {self.remember_seconds} must be 0 or more")
-        if self.keep_items < 0:
-            raise ConfigError(f"join.keep_items {self.keep_items} must be 0 or more")
+    actions: Annotated[Mapping[str, ActionKind], NotEmpty()]
+    remember_seconds: Annotated[float, AtLeast(0)] = 3600.0
+    keep_items: Annotated[int, AtLeast(0)] = 20  # the latest items shown and liked that a user's history holds
 
     @cached_property
     def window_ms(self) -> int:
         """How long an example without a final action waits."""
         return max(kind.window_ms for kind in self.actions.values())
-
-
-def build_join_config(fields: Mapping[str, Any]) -> JoinConfig:
-    """A JoinConfig from its YAML; unknown fields are ConfigErrors."""
-    for name in fields:
-        if name not in JoinConfig.__dataclass_fields__:
-            raise unknown("field of join", name, JoinConfig.__dataclass_fields__)
-    actions = {}
-    for kind, options in fields.get("actions", {}).items():
-        for name in options:
-            if name not in ActionKind.__dataclass_fields__:
-                raise unknown(f"field of join.actions.{kind}", name, ActionKind.__dataclass_fields__)
-        if "window_seconds" not in options:
-            raise ConfigError(f"join.actions.{kind} lacks window_seconds")
-        actions[kind] = ActionKind(**options)
-    return JoinConfig(**{**fields, "actions": actions})
 
 
 @dataclass

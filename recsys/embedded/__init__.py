@@ -3,5 +3,5 @@
 - ``guard.py``: the small process between the job and a server, which outlives the job long enough to stop it
 - ``process.py``: start under a guard, wait until ready, stop; ports; one server per folder
 - ``kafka_install.py``: where Java and Kafka's jars come from
-- ``kafka.py``, ``redis.py``: the servers, and whether one at a given address answers
+- ``kafka.py``, ``redis.py``: the servers
 """

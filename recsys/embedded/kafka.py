@@ -2,12 +2,9 @@
 
 import base64
 import os
-import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from recsys.embedded.kafka_install import find_java, kafka_jars
 from recsys.embedded.kafka_install import kafka_unavailable as kafka_unavailable
@@ -20,15 +17,13 @@ from recsys.embedded.process import (
     free_ports,
     wanted_port,
 )
-from recsys.errors import ConfigError, DependencyError, ServiceError
 
 _START_SECONDS = 120.0
 _LOCK_SECONDS = 12.0  # a little more than a server whose job was just killed takes to stop
 _NO_LIMIT = 2**63 - 1
-_TOPIC_ALREADY_EXISTS = 36
 
 
-class EmbeddedKafka:
+class EmbeddedKafka(ServerProcess):
     """A Kafka broker that starts in the background; asking for ``bootstrap_servers`` waits until it answers.
 
     Topics and messages stay in ``folder``; opening it again serves them again, on another port. Record times
@@ -39,7 +34,7 @@ class EmbeddedKafka:
     ::
 
         with EmbeddedKafka(run_folder / "kafka") as kafka:
-            create_topics(kafka.bootstrap_servers, {"impressions": 2, "actions": 2})
+            consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)
     """
 
     def __init__(
@@ -62,35 +57,13 @@ class EmbeddedKafka:
                 lock=lock,
                 env=env,
             )
-        self._server = ServerProcess("Kafka", process, self._answers, timeout_seconds=_START_SECONDS)
+        super().__init__("Kafka", process, timeout_seconds=_START_SECONDS)
 
     @property
     def bootstrap_servers(self) -> str:
         """``host:port`` of the broker, once it answers."""
         self.ready()
         return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def guard_pid(self) -> int:
-        """The process id of the guard; the server is its child."""
-        return self._server.process.guard_pid
-
-    def ready(self) -> Self:
-        """Wait until the broker answers."""
-        self._server.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        """Stop the broker; its topics stay in the folder."""
-        self._server.stop()
-
-    def __enter__(self) -> Self:
-        return self.ready()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _busy(self) -> str:
         return f"a Kafka already runs in {self.folder}; wait for its job to end, or choose another run folder"
@@ -121,88 +94,14 @@ class EmbeddedKafka:
     def _answers(self) -> bool:
         if not accepts_connections(self.port):
             return False
-        try:
-            check_kafka(f"{LOOPBACK}:{self.port}", timeout_seconds=2.0)
-        except ServiceError:
-            return False
-        return True
-
-
-def check_kafka(bootstrap_servers: str, timeout_seconds: float = 5.0) -> None:
-    """Return if a Kafka answers at one of ``host:port,host:port``; ServiceError, on one line, if not."""
-    try:
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
-    except ImportError as error:
-        message = "the Python client of Kafka is absent: pip install 'recsys[train]'"
-        raise DependencyError(message) from error
 
-    reason = _unreachable(bootstrap_servers, timeout_seconds)
-    if reason is None:
         try:
-            with KafkaAdminClient(
-                bootstrap_servers=bootstrap_servers.split(","),
-                bootstrap_timeout_ms=int(timeout_seconds * 1000),
-            ) as admin:
-                reason = None if admin.describe_cluster()["brokers"] else "no broker has registered"
-        except KafkaError as error:
-            reason = f"something listens there, but not as Kafka in plain text: {error}"
-    if reason is not None:
-        message = (
-            f"Kafka at {bootstrap_servers} does not answer ({reason}); start it, "
-            "or leave out kafka.bootstrap_servers= to use the embedded one"
-        )
-        raise ServiceError(message)
-
-
-def create_topics(bootstrap_servers: str, num_partitions: Mapping[str, int]) -> None:
-    """Create the topics that are not there yet, and wait until all have a leader.
-
-    Replication is the broker's default. Raises ConfigError where a topic exists with another number of
-    partitions, ServiceError where the broker does not answer or refuses.
-    """
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError, for_code
-
-    check_kafka(bootstrap_servers)
-    wanted = {topic: {"num_partitions": count} for topic, count in num_partitions.items()}
-    try:
-        with KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(",")) as admin:
-            present = set(admin.list_topics())
-            missing = {topic: options for topic, options in wanted.items() if topic not in present}
-            # Another process may be creating the same ones: that they exist by now is no error.
-            created = admin.create_topics(missing, raise_errors=False)["topics"] if missing else []
-            for topic in created:
-                if topic["error_code"] not in (0, _TOPIC_ALREADY_EXISTS):
-                    raise for_code(topic["error_code"])(topic["error_message"])
-            admin.wait_for_topics(wanted)
-            found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(wanted))}
-    except KafkaError as error:
-        message = f"Kafka at {bootstrap_servers} did not create the topics {', '.join(wanted)}: {error}"
-        raise ServiceError(message) from error
-    for topic, count in num_partitions.items():
-        if found[topic] != count:
-            message = (
-                f"topic {topic!r} has {found[topic]} partitions, {count} were asked for; "
-                f"ask for {found[topic]}, or delete the topic"
-            )
-            raise ConfigError(message)
-
-
-def _unreachable(bootstrap_servers: str, timeout_seconds: float) -> str | None:
-    """Why no TCP connection can be made to any of the servers; None where one can."""
-    reason = None
-    for server in bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            message = f"kafka.bootstrap_servers: {server!r} is no host:port; write one like localhost:9092"
-            raise ConfigError(message)
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout_seconds).close()
-            return None
-        except OSError as error:
-            reason = error.strerror or str(error)
-    return reason
+            with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{self.port}", bootstrap_timeout_ms=2000) as admin:
+                return bool(admin.describe_cluster()["brokers"])
+        except KafkaError:
+            return False
 
 
 def _cluster_id() -> str:

@@ -11,8 +11,11 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from recsys.errors import ConfigError, ServiceError
 
@@ -96,27 +99,33 @@ class GuardedProcess:
         return " | ".join([line for line in lines if line][-_TAIL_LINES:]) or "(it printed nothing)"
 
 
-class ServerProcess:
-    """A server that is starting, or answers.
+class ServerProcess(ABC):
+    """A server that is starting, or answers; a context manager that waits for it, and stops it.
 
-    ``answers`` is asked until it says True. Raises ServiceError with the end of the log where the server
-    stops by itself, or does not answer within ``timeout_seconds`` of its start.
+    Raises ServiceError with the end of the log where the server stops by itself, or does not answer within
+    ``timeout_seconds`` of its start.
     """
 
-    def __init__(
-        self, name: str, process: GuardedProcess, answers: Callable[[], bool], *, timeout_seconds: float
-    ) -> None:
+    def __init__(self, name: str, process: GuardedProcess, *, timeout_seconds: float) -> None:
         self.name = name
         self.process = process
-        self._answers = answers
         self._timeout_seconds = timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
-        self._ready = False
+        self._is_ready = False
 
-    def wait_ready(self) -> None:
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether the server can be used; asked until it is so."""
+
+    @property
+    def guard_pid(self) -> int:
+        """The process id of the guard; the server is its child."""
+        return self.process.guard_pid
+
+    def ready(self) -> Self:
         """Return once the server answers; at once if it did before."""
-        if self._ready:
-            return
+        if self._is_ready:
+            return self
         try:
             while not self._answers():
                 self._check_alive()
@@ -127,11 +136,20 @@ class ServerProcess:
         except BaseException:
             self.stop()
             raise
-        self._ready = True
+        self._is_ready = True
+        return self
 
     def stop(self) -> None:
-        """Stop the server; harmless when it has stopped."""
+        """Stop the server, its data stay in its folder; harmless when it has stopped."""
         self.process.stop()
+
+    def __enter__(self) -> Self:
+        return self.ready()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def _check_alive(self) -> None:
         status = self.process.poll()

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from recsys.embedded.process import LOOPBACK, GuardedProcess, ServerProcess, folder_lock, wanted_port
 from recsys.errors import ConfigError, DependencyError, ServiceError
@@ -19,7 +18,7 @@ _START_SECONDS = 120.0  # loading a large append-only file takes its time
 _LOCK_SECONDS = 12.0  # a little more than a server whose job was just killed takes to stop
 
 
-class EmbeddedRedis:
+class EmbeddedRedis(ServerProcess):
     """A Redis that starts in the background; asking for ``url`` waits until it answers.
 
     Its append-only file is flushed to disk every second and stays in ``folder``; opening the folder again
@@ -40,7 +39,7 @@ class EmbeddedRedis:
             process = GuardedProcess(
                 [self._command()], folder=self.folder, log_path=self.folder / "redis.log", lock=lock
             )
-        self._server = ServerProcess("Redis", process, self._answers, timeout_seconds=_START_SECONDS)
+        super().__init__("Redis", process, timeout_seconds=_START_SECONDS)
 
     @property
     def url(self) -> str:
@@ -48,29 +47,11 @@ class EmbeddedRedis:
         self.ready()
         return self._url
 
-    @property
-    def guard_pid(self) -> int:
-        """The process id of the guard; the server is its child."""
-        return self._server.process.guard_pid
-
-    def ready(self) -> Self:
-        """Wait until the server has loaded its data and answers."""
-        self._server.wait_ready()
-        return self
-
     def stop(self) -> None:
         """Stop the server; its data stay in the folder."""
-        if self._server.process.poll() is None:
-            self._server.stop()
+        if self.process.poll() is None:  # else another may serve the folder by now
             self._state_path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self.ready()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        super().stop()
 
     @property
     def _url(self) -> str:

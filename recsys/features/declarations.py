@@ -7,11 +7,12 @@ published of users and items (``item.id`` itself too), ``time.NAME`` the clock.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from recsys.errors import ConfigError, unknown
+from recsys.fields import AtLeast, NotEmpty, build
 
-KINDS = ("id", "bag", "number")
 OWNERS = ("user", "profile", "item", "time")
 HISTORY = ("id", "shown", "likes", "like_log_odds", "recent_like_log_odds", "log_impressions")
 CLOCK = ("hour_of_day", "day_of_week")
@@ -30,17 +31,15 @@ class Feature:
     'item'
     """
 
-    name: str
+    name: Annotated[str, NotEmpty()]
     kind: Literal["id", "bag", "number"]
     source: str
-    table: str | None = None
-    num_embeddings: int | None = None
-    vocabulary: tuple[str, ...] | None = None
-    max_length: int = 50
+    table: Annotated[str, NotEmpty()] | None = None
+    num_embeddings: Annotated[int, AtLeast(1)] | None = None
+    vocabulary: Annotated[tuple[str, ...], NotEmpty()] | None = None
+    max_length: Annotated[int, AtLeast(1)] = 50
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown(f"kind of feature {self.name!r}:", self.kind, KINDS)
         owner, _, name = self.source.partition(".")
         if owner not in OWNERS or not name:
             raise unknown(f"source of feature {self.name!r}:", self.source, [f"{o}.…" for o in OWNERS])
@@ -48,10 +47,6 @@ class Feature:
             raise unknown(f"source of feature {self.name!r}:", self.source, [f"user.{n}" for n in HISTORY])
         if owner == "time" and name not in CLOCK:
             raise unknown(f"source of feature {self.name!r}:", self.source, [f"time.{n}" for n in CLOCK])
-        if self.max_length < 1:
-            raise ConfigError(f"feature {self.name!r}: max_length {self.max_length} must be at least 1")
-        if self.vocabulary is not None:
-            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
 
     @property
     def table_name(self) -> str:
@@ -64,26 +59,34 @@ class Feature:
         return len(self.vocabulary) if self.vocabulary is not None else self.num_embeddings
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set as its YAML declares it: its name, the folder of its prepared events, its features."""
+
+    name: Annotated[str, NotEmpty()]
+    folder: Path
+    features: tuple[Feature, ...]
+
+    def __post_init__(self) -> None:
+        _check_distinct(self.features)
+
+
 def build_features(declared: Sequence[Mapping[str, Any]]) -> tuple[Feature, ...]:
-    """Features from their YAML; unknown fields and repeated names are ConfigErrors.
+    """Features from their YAML; ConfigError for a field that can not be, or a name declared twice.
 
     >>> [f.name for f in build_features([{"name": "user", "kind": "id", "source": "user.id"}])]
     ['user']
     """
-    features = []
-    for fields in declared:
-        for field in fields:
-            if field not in Feature.__dataclass_fields__:
-                raise unknown(f"field of feature {fields.get('name')!r}:", field, Feature.__dataclass_fields__)
-        missing = {"name", "kind", "source"} - set(fields)
-        if missing:
-            raise ConfigError(f"feature {dict(fields)} lacks {', '.join(sorted(missing))}")
-        features.append(Feature(**fields))
+    features = tuple(build(Feature, fields, f"data.features[{at}]") for at, fields in enumerate(declared))
+    _check_distinct(features)
+    return features
+
+
+def _check_distinct(features: Sequence[Feature]) -> None:
     names = [feature.name for feature in features]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"feature names {repeated} are declared more than once; rename one")
-    return tuple(features)
 
 
 def features_to_json(features: Sequence[Feature]) -> list[dict[str, Any]]:

@@ -20,41 +20,27 @@ Where readings of the paper differ, this one takes:
 Shape suffixes: B examples, F sparse features, D embedding width, M numeric features, I = F·D + M inputs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from recsys.errors import unknown
-from recsys.models.layers import MLP, check_count, check_dropout, check_flag, check_hidden_sizes, linear
-
-STRUCTURES = ("parallel", "stacked")
+from recsys.fields import AtLeast, Below, NotEmpty
+from recsys.models.layers import MLP, linear
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCNv2Config:
     """Fields of a DCN-V2: how cross network and MLP are joined, their sizes, and a linear term."""
 
-    kind: str = "dcnv2"
-    structure: str = "parallel"
-    num_cross_layers: int = 3
-    hidden_sizes: Sequence[int] = (400, 400, 400)
-    dropout: float = 0.0
+    kind: Literal["dcnv2"] = "dcnv2"
+    structure: Literal["parallel", "stacked"] = "parallel"
+    num_cross_layers: Annotated[int, AtLeast(1)] = 3
+    hidden_sizes: Annotated[tuple[Annotated[int, AtLeast(1)], ...], NotEmpty()] = (400, 400, 400)
+    dropout: Annotated[float, AtLeast(0), Below(1)] = 0.0  # the probability of dropping a unit
     batch_norm: bool = False
     first_order: bool = False
-
-    def __post_init__(self) -> None:
-        if self.kind != "dcnv2":
-            raise unknown("kind of DCNv2Config", self.kind, ["dcnv2"])
-        if self.structure not in STRUCTURES:
-            raise unknown("structure of dcnv2", self.structure, STRUCTURES)
-        check_count("num_cross_layers", self.num_cross_layers, least=1)
-        object.__setattr__(self, "hidden_sizes", check_hidden_sizes("hidden_sizes", self.hidden_sizes))
-        object.__setattr__(self, "dropout", check_dropout("dropout", self.dropout))
-        check_flag("batch_norm", self.batch_norm)
-        check_flag("first_order", self.first_order)
 
     @property
     def needs_first_order(self) -> bool:
@@ -80,7 +66,7 @@ class DCNv2(nn.Module):
     """Cross network and MLP over the concatenated embeddings and numbers, into one logit per example.
 
     >>> model = DCNv2(
-    ...     DCNv2Config(hidden_sizes=[4], structure="stacked"),
+    ...     DCNv2Config(hidden_sizes=(4,), structure="stacked"),
     ...     num_features=2, embedding_dim=3, num_numbers=1, generator=torch.Generator().manual_seed(0),
     ... )
     >>> model(torch.zeros(5, 2, 3), torch.zeros(5, 0), torch.zeros(5, 1)).tolist()

@@ -14,41 +14,33 @@ Where readings of the paper differ, this one takes:
 Shape suffixes: B examples, F sparse features, D embedding width, M numeric features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from recsys.errors import unknown
-from recsys.models.layers import MLP, check_dropout, check_flag, check_hidden_sizes, fm_second_order, linear
+from recsys.fields import AtLeast, Below, NotEmpty
+from recsys.models.layers import MLP, fm_second_order, linear
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFMConfig:
     """Fields of a DeepFM: its MLP's hidden layers, dropout probability and batch normalisation."""
 
-    kind: str = "deepfm"
-    hidden_sizes: Sequence[int] = (400, 400, 400)
-    dropout: float = 0.0
+    kind: Literal["deepfm"] = "deepfm"
+    hidden_sizes: Annotated[tuple[Annotated[int, AtLeast(1)], ...], NotEmpty()] = (400, 400, 400)
+    dropout: Annotated[float, AtLeast(0), Below(1)] = 0.0  # the probability of dropping a unit
     batch_norm: bool = False
 
     needs_first_order: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.kind != "deepfm":
-            raise unknown("kind of DeepFMConfig", self.kind, ["deepfm"])
-        object.__setattr__(self, "hidden_sizes", check_hidden_sizes("hidden_sizes", self.hidden_sizes))
-        object.__setattr__(self, "dropout", check_dropout("dropout", self.dropout))
-        check_flag("batch_norm", self.batch_norm)
 
 
 class DeepFM(nn.Module):
     """First order, FM second order and MLP, summed into one logit per example.
 
     >>> model = DeepFM(
-    ...     DeepFMConfig(hidden_sizes=[4]),
+    ...     DeepFMConfig(hidden_sizes=(4,)),
     ...     num_features=2, embedding_dim=3, num_numbers=0, generator=torch.Generator().manual_seed(0),
     ... )
     >>> model(torch.zeros(5, 2, 3), torch.ones(5, 2), torch.zeros(5, 0)).tolist()

@@ -22,8 +22,8 @@ from recsys.models import MODELS, build_config
 from recsys.ps.dense import DENSE, DenseParameters
 from recsys.rows.optimizers import build_optimizer
 from recsys.rows.store import RowGroup, RowReader, Snapshot
+from recsys.tables import plan_tables
 from recsys.tables.embeddings import Addressed, Embeddings, Looked
-from recsys.tables.plan import first_order, plan_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class Planned:
     batch: Batch
     addressed: Addressed
     keys: dict[str, Keys]
+    num_unknown: int  # ids left out of their bags, because a table can not hold them
 
 
 class Recommender(nn.Module):
@@ -86,7 +87,7 @@ class Recommender(nn.Module):
             seed=blueprint.seed,
         )
         narrow_optimizer = build_optimizer(blueprint.first_order_optimizer or blueprint.optimizer)
-        narrow = first_order(tables, narrow_optimizer) if config.needs_first_order else []
+        narrow = [table.narrowed(narrow_optimizer) for table in tables] if config.needs_first_order else []
         self.embeddings = Embeddings([*tables, *narrow])
         self._wide = {name: table.name for table in tables for name in table.feature_names}
         self._narrow = {name: table.name for table in narrow for name in table.feature_names}
@@ -132,16 +133,24 @@ class Recommender(nn.Module):
                 raise DataError(f"{message}: {', '.join(declared.vocabulary)}")
         return np.array([declared.vocabulary.index(id_) for id_ in ids], np.int64)
 
+    def known_ids(self, feature: str, ids: Sequence[int | str]) -> list[int | str]:
+        """Those of raw ids that this feature's table can hold."""
+        known_N = self.embeddings.tables[self.table_of(feature)].known(
+            feature, torch.from_numpy(self.encode_ids(feature, ids))
+        )
+        return list(ids) if known_N is None else [id_ for id_, known in zip(ids, known_N, strict=True) if known]
+
     @torch.no_grad()
     def embed(self, feature: str, ids_N: Keys, store: RowReader) -> Floats:
-        """Embeddings (N, D) of single ids of a feature."""
+        """Embeddings (N, D) of single ids of a feature; DataError for an id that its table does not know."""
         vectors_ND: Floats = self.embeddings.embed(self.table_of(feature), feature, ids_N, store).numpy()
         return vectors_ND
 
     def plan(self, batch: Batch) -> Planned:
-        """Which rows a batch needs."""
-        addressed = self.embeddings.address(batch.bags)
-        return Planned(batch, addressed, {**addressed.keys, DENSE: self.dense.keys})
+        """Which rows a batch needs; ids that a table does not know are left out, in training and serving alike."""
+        bags, num_unknown = self.embeddings.known_bags(batch.bags)
+        addressed = self.embeddings.address(bags)
+        return Planned(batch, addressed, {**addressed.keys, DENSE: self.dense.keys}, num_unknown)
 
     def forward(self, planned: Planned, rows: Mapping[str, Floats]) -> tuple[Tensor, Looked]:
         """Logits (B,), and the rows they came from: leaves that gradients gather in."""

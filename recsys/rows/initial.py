@@ -5,11 +5,12 @@ OptEmbed's "retrain from the initial rows" needs no snapshot.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from recsys import hashing
-from recsys.errors import ConfigError
+from recsys.fields import AtLeast
 from recsys.hashing import Floats, Keys
 
 
@@ -21,11 +22,7 @@ class Initial:
     [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
 
-    scale: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not (self.scale >= 0 and np.isfinite(self.scale)):
-            raise ConfigError(f"initial scale {self.scale} must be a finite number, 0 or more")
+    scale: Annotated[float, AtLeast(0)] = 0.05
 
     def rows(self, keys_N: Keys, width: int, seed: int) -> Floats:
         """The initial rows of ``keys_N``, float32 of shape (N, width)."""

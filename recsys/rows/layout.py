@@ -63,16 +63,16 @@ class Layout:
 
     @property
     def items_key(self) -> str:
-        """Ids of all items with facts, as versioned JSON."""
+        """Ids of all items with facts: a set of texts (``id_text``) that only grows."""
         return self.prefix + "items"
 
     def user_key(self, user_id: int | str) -> str:
         """One user's history and profile, as versioned JSON."""
-        return f"{self.prefix}user:{_id_text(user_id)}"
+        return f"{self.prefix}user:{id_text(user_id)}"
 
     def item_key(self, item_id: int | str) -> str:
         """One item's facts, as versioned JSON."""
-        return f"{self.prefix}item:{_id_text(item_id)}"
+        return f"{self.prefix}item:{id_text(item_id)}"
 
     def row_keys(self, group: str, keys_N: Keys) -> list[bytes]:
         """One key a row."""
@@ -115,11 +115,6 @@ def versioned(payload: bytes, version: int) -> bytes:
     return np.array(version, ">f8").tobytes() + payload
 
 
-def version_of(value: bytes) -> int:
-    """The version a value begins with."""
-    return int(np.frombuffer(value[:VERSION_BYTES], ">f8")[0])
-
-
 def payload_of(value: bytes) -> bytes:
     """The value without its version."""
     return value[VERSION_BYTES:]
@@ -130,6 +125,15 @@ def tombstone(version: int) -> bytes:
     return versioned(b"", version)
 
 
-def _id_text(id_: int | str) -> str:
-    """7 and "7" are different ids."""
+def id_text(id_: int | str) -> str:
+    """An id as text that keeps 7 and "7" apart.
+
+    >>> id_text(7), id_text("7"), id_of_text('"7')
+    ('7', '"7', '7')
+    """
     return f'"{id_}' if isinstance(id_, str) else str(id_)
+
+
+def id_of_text(text: str) -> int | str:
+    """The id that ``id_text`` wrote."""
+    return text[1:] if text.startswith('"') else int(text)

@@ -9,11 +9,11 @@ Shape suffixes: U unique rows, W row width, S state width (W, or 1 where the row
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
-from recsys.errors import ConfigError, unknown
+from recsys.fields import Above, AtLeast, Below, build, choose
 from recsys.hashing import Floats
 
 
@@ -32,13 +32,9 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Rated:
-    """A learning rate, checked."""
+    """What all have."""
 
-    learning_rate: float
-
-    def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
-            raise ConfigError(f"learning_rate {self.learning_rate} must be a finite number above 0")
+    learning_rate: Annotated[float, Above(0)]
 
     def initial_state(self, name: str) -> float:
         """Zero, unless an optimizer says otherwise."""
@@ -49,7 +45,7 @@ class _Rated:
 class SGD(_Rated):
     """row -= learning_rate * gradient."""
 
-    kind: str = "sgd"
+    kind: Literal["sgd"] = "sgd"
 
     def state_widths(self, width: int) -> dict[str, int]:
         """No state."""
@@ -64,9 +60,9 @@ class SGD(_Rated):
 class Adagrad(_Rated):
     """sum += gradient²; row -= learning_rate * gradient / (sqrt(sum) + eps) (Duchi et al. 2011)."""
 
-    kind: str = "adagrad"
-    eps: float = 1e-10
-    initial_accumulator: float = 0.0
+    kind: Literal["adagrad"] = "adagrad"
+    eps: Annotated[float, Above(0)] = 1e-10
+    initial_accumulator: Annotated[float, AtLeast(0)] = 0.0
 
     def state_widths(self, width: int) -> dict[str, int]:
         """One sum per number."""
@@ -87,8 +83,8 @@ class Adagrad(_Rated):
 class RowWiseAdagrad(_Rated):
     """Adagrad with one sum a row, of the mean squared gradient: W times less state."""
 
-    kind: str = "rowwise_adagrad"
-    eps: float = 1e-8
+    kind: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    eps: Annotated[float, Above(0)] = 1e-8
 
     def state_widths(self, width: int) -> dict[str, int]:
         """One sum per row."""
@@ -105,10 +101,10 @@ class RowWiseAdagrad(_Rated):
 class Adam(_Rated):
     """Adam (Kingma and Ba 2015), its bias correction counted by the row's own steps."""
 
-    kind: str = "adam"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    kind: Literal["adam"] = "adam"
+    beta1: Annotated[float, AtLeast(0), Below(1)] = 0.9
+    beta2: Annotated[float, AtLeast(0), Below(1)] = 0.999
+    eps: Annotated[float, Above(0)] = 1e-8
 
     def state_widths(self, width: int) -> dict[str, int]:
         """Two moments per number, one step count per row."""
@@ -136,21 +132,11 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def build_optimizer(fields: Mapping[str, object]) -> Optimizer:
-    """An optimizer from ``{"kind": ..., "learning_rate": ...}``; unknown kinds and fields are ConfigErrors.
+def build_optimizer(fields: Mapping[str, object], where: str = "optimizer") -> Optimizer:
+    """An optimizer from ``{"kind": ..., "learning_rate": ...}``; ConfigError, by the full key, for what can not be.
 
     >>> build_optimizer({"kind": "sgd", "learning_rate": 0.1})
     SGD(learning_rate=0.1, kind='sgd')
     """
-    kind = fields.get("kind")
-    if kind not in OPTIMIZERS:
-        raise unknown("optimizer", kind, OPTIMIZERS)
-    chosen = OPTIMIZERS[str(kind)]
-    known = chosen.__dataclass_fields__
-    for name in fields:
-        if name not in known:
-            raise unknown(f"field of optimizer {kind}", name, known)
-    if "learning_rate" not in fields:
-        raise ConfigError(f"optimizer {kind} has no learning_rate; set one, for example learning_rate: 0.01")
-    optimizer: Optimizer = chosen(**fields)
+    optimizer: Optimizer = build(OPTIMIZERS[choose(where, fields, OPTIMIZERS)], fields, where)
     return optimizer

@@ -4,7 +4,11 @@ from typing import Any
 
 import ray
 
-from recsys.errors import ServiceError
+from recsys.errors import RecsysError, ServiceError
+
+
+class ActorDied(ServiceError):
+    """An actor is gone, and what it held with it: asking again will not help."""
 
 
 def start_actor(kind: type, *arguments: Any, threads: int = 1) -> Any:
@@ -16,10 +20,12 @@ def start_actor(kind: type, *arguments: Any, threads: int = 1) -> Any:
 
 
 def wait_for(answer: Any) -> Any:
-    """The value of a Ray answer; the error of a RecsysError raised there is that error here."""
+    """The value of a Ray answer. A RecsysError raised there is raised here; any other keeps the actor's traceback."""
     try:
         return ray.get(answer)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        if isinstance(error.cause, RecsysError):
+            raise error.cause from None
+        raise
     except ray.exceptions.RayActorError as error:
-        raise ServiceError(f"a Ray actor died: {str(error).splitlines()[0]}") from error
+        raise ActorDied(f"a Ray actor died: {str(error).splitlines()[0]}") from error

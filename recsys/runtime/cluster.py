@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    terminate = signal.getsignal(signal.SIGTERM)
     if address is None:
         # Ray starts actors at nice 15, for the sake of its own processes; here that leaves the cores to the broker.
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -49,6 +52,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             raise ServiceError(
                 f"no Ray answers at {address!r} ({reason}); start one, or leave out ray.address"
             ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which ends the process at once
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from recsys.events import ACTIONS, EXAMPLES, FACTS, IMPRESSIONS
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.kafka import KafkaSink, KafkaSource
 from recsys.streams.parquet import ParquetSource
-from recsys.streams.source import Partition, Source
+from recsys.streams.source import Partition, Position, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,18 @@ class KafkaEvents:
             security=self.security,
         )
 
-    def open_examples(self, partitions: Sequence[int]) -> Source:
-        """The joined examples of some partitions."""
+    def examples_end(self) -> Position:
+        """Where the examples topic ends now: what lies before was joined by an earlier run."""
+        wanted = [Partition(EXAMPLES, index) for index in range(self.num_partitions)]
+        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+            return source.position()
+
+    def open_examples(self, partitions: Sequence[int], start: Position) -> Source:
+        """The joined examples of some partitions, from ``start`` on."""
         wanted = [Partition(EXAMPLES, index) for index in partitions]
-        return KafkaSource(self.bootstrap_servers, wanted, security=self.security)
+        source = KafkaSource(self.bootstrap_servers, wanted, security=self.security)
+        source.seek({partition: start[partition] for partition in wanted})
+        return source
 
     def open_sink(self) -> KafkaSink:
         """A producer."""

@@ -7,15 +7,23 @@ from pathlib import Path
 from recsys.embedded.redis import EmbeddedRedis, check_redis, running_redis
 from recsys.errors import DataError
 
+_SERVED = "redis/served"  # a mark in a run's folder: made once, when its Redis holds a first version
+
+
+def mark_served(run: Path) -> None:
+    """Note that the Redis in a run's folder has something to serve: from now on it may be the latest run's."""
+    if (run / "redis").is_dir():
+        (run / _SERVED).touch()
+
 
 def latest_run(runs: Path) -> Path:
-    """The run folder, in ``runs``, whose Redis data is newest; DataError where there is none."""
-    folders = [path.parent for pattern in ("*/redis", "*/*/redis") for path in runs.glob(pattern)]
-    if not folders:
+    """The run folder, in ``runs``, whose Redis was the last to get a first version; DataError where there is none."""
+    marks = [mark for pattern in (f"*/{_SERVED}", f"*/*/{_SERVED}") for mark in runs.glob(pattern)]
+    if not marks:
         raise DataError(
             f"no run with a serving cache in {runs}/; run: make demo, or python -m jobs.online, or give redis.url="
         )
-    return max(folders, key=lambda folder: (folder / "redis").stat().st_mtime_ns)
+    return max(marks, key=lambda mark: mark.stat().st_mtime_ns).parent.parent
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from recsys.datasets.prepared import Prepared, open_prepared
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, RecsysError, ServiceError
 from recsys.features.state import FeatureState
 from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows
@@ -23,12 +23,14 @@ from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.events import Events, KafkaEvents
 from recsys.runtime.joiner import JoinerActor
+from recsys.runtime.latest import mark_served
 from recsys.runtime.publishing import PublisherActor
 from recsys.runtime.replaying import ReplayActor
 from recsys.runtime.services import Say, services
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.shards import start_shards
 from recsys.runtime.worker import WorkerActor
+from recsys.streams.source import Position
 from recsys.sync.publisher import Published
 from recsys.training.checkpoint import Checkpoint, save_checkpoint
 
@@ -67,6 +69,7 @@ class Trained:
     store: ShardedRows
     features: list[FeatureState]
     join_counts: dict[str, int]
+    unknown_ids: int  # left out, because a table of fixed size can not hold them
     published: Published
     finished: bool  # the stream came to its end, rather than the user's patience
     seconds: float
@@ -76,28 +79,28 @@ class OnlineRun:
     """The actors of one run."""
 
     def __init__(self, settings: OnlineSettings, events: Events, redis_url: str) -> None:
-        self._settings, self._events = settings, events
+        self.settings, self._events = settings, events
         topology = settings.topology
         self.recommender = Recommender(settings.blueprint)
         self.store = start_shards(self.recommender.groups, topology.num_shards)
         self.store.restore(self.recommender.start_state())
         self._started_at = time.monotonic()
         replayer = self._send_facts()
+        examples_from = events.examples_end() if isinstance(events, KafkaEvents) else {}
         self._joiners = self._start_joiners()
         self.predictions = [settings.folder / f"predictions-{index}.parquet" for index in range(topology.num_workers)]
-        self._workers = self._start_workers()
+        self._workers = self._start_workers(examples_from)
         self._publisher = start_actor(
             PublisherActor,
             redis_url,
             settings.layout,
             self.recommender.groups,
-            settings.blueprint.to_json(),
             self.store.shards,
             self._joiners,
             self._workers,
-            {"data": settings.data_name},
             threads=4,
         )
+        wait_for(self._publisher.describe.remote(settings.blueprint.to_json(), {"data": settings.data_name}))
         for actor in (*self._joiners, *self._workers):
             wait_for(actor.ready.remote())
         self._started_at = time.monotonic()
@@ -114,26 +117,40 @@ class OnlineRun:
         until = None if max_minutes is None else self._started_at + 60 * max_minutes
         try:
             while self._still_training():
-                self.history.append(self._look())
-                on_progress(self.history[-1])
+                self._report(on_progress)
                 if until is not None and time.monotonic() > until:
                     break
         except KeyboardInterrupt:
             pass  # the user has seen enough: finish as at the end of a stream
-        for actor in (*self._joiners, *self._workers):
-            actor.stop.remote()
-        for answer in self._training:
+        for answer in self._stop():
             wait_for(answer)
-        self.history.append(self._look())
-        on_progress(self.history[-1])
+        self._report(on_progress)
 
-    def finish(self) -> tuple[Published, list[FeatureState], np.ndarray, list[dict[str, Any]]]:
-        """Publish the last state, then return it: nothing moves any more."""
+    def save(self, source: str) -> Checkpoint:
+        """Stop, and save what was learned."""
+        ray.wait(self._stop(), num_returns=len(self._training))
+        trained = self.worker_status()
+        about = {
+            "data": self.settings.data_name,
+            "source": source,
+            "time_ms": max(look["time_ms"] for look in trained),
+            "finished": all(look["finished"] for look in trained),
+        }
+        states = [wait_for(joiner.state.remote()) for joiner in self._joiners]
+        checkpoint = Checkpoint(self.settings.blueprint, self.store.snapshot(), states, about)
+        save_checkpoint(self.settings.folder / "checkpoint", checkpoint)
+        return checkpoint
+
+    def publish(self) -> Published:
+        """Publish what changed since the last publication; nothing moves any more."""
         self._publisher.stop.remote()
         published: Published = wait_for(self._publisher.publish.remote())
-        states = [wait_for(joiner.state.remote()) for joiner in self._joiners]
-        delays_ms = np.concatenate([wait_for(worker.delays_ms.remote()) for worker in self._workers])
-        return published, [FeatureState.from_json(state["features"]) for state in states], delays_ms, states
+        mark_served(self.settings.folder)
+        return published
+
+    def delays_ms(self) -> np.ndarray:
+        """Milliseconds from an event's reading to its effect in Redis, one an example."""
+        return np.concatenate([wait_for(worker.delays_ms.remote()) for worker in self._workers])
 
     def join_counts(self) -> dict[str, int]:
         """What became of the events, over all joiners."""
@@ -149,13 +166,13 @@ class OnlineRun:
 
     def _send_facts(self) -> Any:
         """A replayer that has sent its facts, where the run replays into Kafka."""
-        if not self._settings.replay.enabled or not isinstance(self._events, KafkaEvents):
+        if not self.settings.replay.enabled or not isinstance(self._events, KafkaEvents):
             return None
-        replay = self._settings.replay
+        replay = self.settings.replay
         replayer = start_actor(
             ReplayActor,
-            self._settings.data_folder,
-            self._settings.data_name,
+            self.settings.data_folder,
+            self.settings.data_name,
             self._events,
             replay.events_per_second,
             replay.limit,
@@ -164,7 +181,7 @@ class OnlineRun:
         return replayer
 
     def _start_joiners(self) -> list[Any]:
-        settings, topology = self._settings, self._settings.topology
+        settings, topology = self.settings, self.settings.topology
         return [
             start_actor(
                 JoinerActor,
@@ -179,8 +196,8 @@ class OnlineRun:
             for index in range(topology.num_joiners)
         ]
 
-    def _start_workers(self) -> list[Any]:
-        settings, topology = self._settings, self._settings.topology
+    def _start_workers(self, examples_from: Position) -> list[Any]:
+        settings, topology = self.settings, self.settings.topology
         return [
             start_actor(
                 WorkerActor,
@@ -190,6 +207,7 @@ class OnlineRun:
                     for partition in range(topology.num_partitions)
                     if topology.worker_of(partition) == index
                 },
+                examples_from,
                 settings.blueprint,
                 self.store.shards,
                 self.predictions[index],
@@ -201,6 +219,12 @@ class OnlineRun:
             for index in range(topology.num_workers)
         ]
 
+    def _stop(self) -> list[Any]:
+        """Ask joiners and workers to stop; returns what the workers answer when they have."""
+        for actor in (*self._joiners, *self._workers):
+            actor.stop.remote()
+        return self._training
+
     def _still_training(self) -> bool:
         """Whether a worker still runs; raises what ended an actor before its time."""
         done, _ = ray.wait(
@@ -211,6 +235,12 @@ class OnlineRun:
         for answer in done:
             wait_for(answer)
         return not set(self._training) <= set(done)
+
+    def _report(self, on_progress: Callable[[Progress], None]) -> None:
+        self.history.append(self._look())
+        if len(self.history) > 1 and self.history[-1].publications and not self.history[-2].publications:
+            mark_served(self.settings.folder)
+        on_progress(self.history[-1])
 
     def _look(self) -> Progress:
         joined = self.join_counts()
@@ -236,21 +266,16 @@ class OnlineRun:
 
 @contextmanager
 def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Progress], None]) -> Any:
-    """Train on a stream to its end, publish, save; yields what was trained while servers and actors still live."""
+    """Train on a stream to its end, save, publish; yields what was trained while servers and actors still live.
+
+    What was learned is saved first, whatever became of Kafka, Redis or an actor; the error then says where it is.
+    """
     torch.set_num_threads(1)  # the other cores are the actors'
     _check_fresh(settings.folder)
     prepared = _open_data(settings)
     with services(settings, prepared, say) as running, ray_session(settings.ray_address):
         run = OnlineRun(settings, running.events(), running.redis_url)
-        run.watch(on_progress, settings.max_minutes)
-        published, features, delays_ms, states = run.finish()
-        about = {
-            "data": settings.data_name,
-            "source": running.source,
-            "time_ms": max(look["time_ms"] for look in run.worker_status()),
-        }
-        checkpoint = Checkpoint(settings.blueprint, run.store.snapshot(), states, about)
-        save_checkpoint(settings.folder / "checkpoint", checkpoint)
+        checkpoint = _watched(run, running.source, on_progress)
         yield Trained(
             settings=settings,
             prepared=prepared,
@@ -258,14 +283,41 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
             redis_url=running.redis_url,
             history=run.history,
             predictions=run.predictions,
-            delays_ms=delays_ms,
+            published=_published(run),
+            delays_ms=run.delays_ms(),
             store=run.store,
-            features=features,
+            features=[FeatureState.from_json(dict(state["features"])) for state in checkpoint.joiners],
             join_counts=run.join_counts(),
-            published=published,
-            finished=all(worker["finished"] for worker in run.worker_status()),
+            unknown_ids=sum(worker["unknown_ids"] for worker in run.worker_status()),
+            finished=checkpoint.about["finished"],
             seconds=run.history[-1].seconds,
         )
+
+
+def _watched(run: OnlineRun, source: str, on_progress: Callable[[Progress], None]) -> Checkpoint:
+    """Watch the run to its end and save it; an error that ends it early says where what was learned is."""
+    folder = run.settings.folder / "checkpoint"
+    try:
+        run.watch(on_progress, run.settings.max_minutes)
+    except (RecsysError, ray.exceptions.RayError) as error:
+        try:
+            run.save(source)
+            kept = f"what was learned is in {folder}"
+        except RecsysError as also:
+            kept = f"nothing could be saved: {also}"
+        if isinstance(error, RecsysError):
+            raise type(error)(f"{error}; {kept}") from error
+        error.add_note(kept)
+        raise
+    return run.save(source)
+
+
+def _published(run: OnlineRun) -> Published:
+    try:
+        return run.publish()
+    except ServiceError as error:
+        folder = run.settings.folder
+        raise ServiceError(f"{error}; what was learned is in {folder}: python -m jobs.publish run={folder}") from error
 
 
 def _check_fresh(folder: Path) -> None:

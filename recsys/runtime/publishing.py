@@ -9,25 +9,26 @@ from recsys.errors import ServiceError
 from recsys.ps.client import ShardedRows
 from recsys.rows.layout import Layout
 from recsys.rows.store import RowGroup
-from recsys.runtime.actors import wait_for
+from recsys.runtime.actors import ActorDied, wait_for
 from recsys.runtime.joiner import JoinerFeatures
 from recsys.runtime.shards import RayShard
 from recsys.sync.publisher import Published, Publisher
 
 
 class PublisherActor:
-    """Publishes at an interval, and once more when asked. An outage of Redis is reported and tried again."""
+    """Publishes at an interval, and once more when asked.
+
+    An outage of Redis is reported and tried again; a dead shard, joiner or worker is the end.
+    """
 
     def __init__(
         self,
         redis_url: str,
         layout: Layout,
         groups: Sequence[RowGroup],
-        blueprint: Mapping[str, Any],
         shards: Sequence[RayShard],
         joiners: Sequence[Any],
         workers: Sequence[Any],
-        about: Mapping[str, Any],
     ) -> None:
         self._workers = list(workers)
         self._time_ms = -1
@@ -38,11 +39,14 @@ class PublisherActor:
             layout,
             time_ms=lambda: self._time_ms,
         )
-        self._publisher.describe(blueprint, about)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._history: list[tuple[float, Published]] = []
         self._error = ""
+
+    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Claim the run's name in Redis; ConfigError where it is taken."""
+        self._publisher.describe(blueprint, about, fresh=True)
 
     def run(self, interval_seconds: float) -> None:
         """Publish every ``interval_seconds`` until ``stop``."""
@@ -50,6 +54,8 @@ class PublisherActor:
             try:
                 self.publish()
                 self._error = ""
+            except ActorDied:
+                raise
             except ServiceError as error:
                 self._error = str(error)
 
@@ -63,8 +69,12 @@ class PublisherActor:
                 self._publisher.switch()
             at = time.time()
             self._history.append((at, published))
-            for worker, (steps, _) in zip(self._workers, marks, strict=True):
+            noted = [
                 worker.published.remote(steps, 1000 * at)
+                for worker, (steps, _) in zip(self._workers, marks, strict=True)
+            ]
+            for answer in noted:
+                wait_for(answer)
             return published
 
     def stop(self) -> None:
@@ -73,11 +83,9 @@ class PublisherActor:
 
     def status(self) -> dict[str, Any]:
         """The last publication, for the display."""
-        at, published = self._history[-1] if self._history else (float("nan"), None)
+        at = self._history[-1][0] if self._history else float("nan")
         return {
             "publications": len(self._history),
-            "rows_published": sum(p.rows for _, p in self._history),
-            "last_seconds": published.seconds if published else float("nan"),
             "last_at": at,
             "error": self._error,
         }

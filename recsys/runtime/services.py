@@ -7,11 +7,12 @@ from pathlib import Path
 
 from recsys.datasets.prepared import Prepared
 from recsys.datasets.replay import event_files
-from recsys.embedded.kafka import EmbeddedKafka, check_kafka, create_topics, kafka_unavailable
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.embedded.redis import EmbeddedRedis, check_redis
 from recsys.errors import DependencyError
 from recsys.runtime.events import Events, KafkaEvents, ParquetEvents
 from recsys.runtime.settings import OnlineSettings
+from recsys.streams.kafka_topics import check_kafka, create_topics
 
 Say = Callable[[str], None]
 
@@ -53,7 +54,7 @@ def _kafka(settings: OnlineSettings, stack: ExitStack, say: Say) -> Callable[[],
         return None
     external = settings.bootstrap_servers
     if external is not None:
-        check_kafka(external)
+        check_kafka(external, security=settings.kafka_security)
         return lambda: external
     try:
         reason = kafka_unavailable()
@@ -85,5 +86,5 @@ def _kafka_events(settings: OnlineSettings, bootstrap_servers: str) -> KafkaEven
         start=settings.start,
         security=settings.kafka_security,
     )
-    create_topics(bootstrap_servers, events.topics)
+    create_topics(bootstrap_servers, events.topics, security=settings.kafka_security)
     return events

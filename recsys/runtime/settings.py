@@ -1,18 +1,27 @@
-"""The settings of an online run: a job's YAML, checked and turned into values of the right types."""
+"""The settings of an online run: a job's YAML, checked and turned into values of the right types.
+
+The sections of the YAML are dataclasses, field for field: ``recsys.fields.build`` checks them all, and a mistake is
+told by the key that the user typed.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from recsys.batches.join import JoinConfig, build_join_config
+from recsys.batches.join import JoinConfig
 from recsys.batches.joined import StreamTimes
-from recsys.errors import ConfigError, unknown
-from recsys.features.declarations import build_features
+from recsys.errors import ConfigError
+from recsys.features.declarations import DataSet, build_features
+from recsys.fields import Above, AtLeast, Between, NotEmpty, Port, build
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.layout import Layout
+from recsys.rows.optimizers import build_optimizer
+from recsys.training.fit import Splits
 
-SOURCES = ("auto", "kafka", "parquet")
+Count = Annotated[int, AtLeast(1)]
+Text = Annotated[str, NotEmpty()]
+Start = Literal["earliest", "latest"] | Annotated[int, AtLeast(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +34,6 @@ class Topology:
     num_shards: int = 2
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
         for name in ("num_joiners", "num_workers"):
             if getattr(self, name) > self.num_partitions:
                 raise ConfigError(
@@ -80,6 +86,167 @@ class OnlineSettings:
     ray_address: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceSection:
+    """``source``: where events come from."""
+
+    kind: Literal["auto", "kafka", "parquet"]
+    num_partitions: Count
+    start: Start
+    idle_seconds: Annotated[float, AtLeast(0)] | None
+    max_future_seconds: Annotated[float, AtLeast(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSection:
+    """``store``: where rows live."""
+
+    kind: Literal["local", "ray"]
+    shards: Count | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "ray") != (self.shards is not None):
+            raise ConfigError(
+                f"kind={self.kind} with shards={self.shards}; choose store=ray, which has shards, or local"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection:
+    """``optimizer``: of embedding rows, of width-1 rows, of dense parameters."""
+
+    rows: Mapping[str, Any]
+    first_order: Mapping[str, Any]
+    dense: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaySection:
+    """``ray``: a cluster to join."""
+
+    address: Text | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningConfig:
+    """What the YAML of every job that learns says. The kinds of table, model and optimizer check their own fields."""
+
+    data: DataSet
+    source: SourceSection
+    table: Mapping[str, Any]
+    model: Mapping[str, Any]
+    optimizer: OptimizerSection
+    store: StoreSection
+    seed: Annotated[int, Between(0, 2**63 - 1)]
+    join: JoinConfig
+    ray: RaySection
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSection:
+    """``batch``: what closes one."""
+
+    max_examples: Count
+    max_seconds: Annotated[float, Above(0)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySection:
+    """``replay``: whether, and how, the run sends the prepared data into Kafka."""
+
+    enabled: bool | None
+    events_per_second: Annotated[float, Above(0)] | None
+    limit: Count | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaSection:
+    """``kafka``: an external one, or the port of the embedded one."""
+
+    bootstrap_servers: Text | None
+    port: Port | None
+    security: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.bootstrap_servers is not None and self.port is not None:
+            raise ConfigError(f"bootstrap_servers names its port itself; leave out kafka.port={self.port}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSection:
+    """``redis``: an external one, or the port of the embedded one."""
+
+    url: Text | None
+    port: Port | None
+
+    def __post_init__(self) -> None:
+        if self.url is not None and self.port is not None:
+            raise ConfigError(f"url names its port itself; leave out redis.port={self.port}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSection:
+    """``serving``: what is published."""
+
+    model: str
+    row_format: str
+    sync_seconds: Annotated[float, Above(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig(LearningConfig):
+    """The YAML of jobs.online."""
+
+    workers: Count
+    joiners: Count
+    max_minutes: Annotated[float, Above(0)] | None
+    batch: BatchSection
+    replay: ReplaySection
+    kafka: KafkaSection
+    redis: RedisSection
+    serving: ServingSection
+
+    def __post_init__(self) -> None:
+        if self.store.kind != "ray":
+            raise ConfigError(f"store.kind={self.store.kind}: online, rows are on the parameter server; use store=ray")
+        if self.source.kind == "parquet" and self.kafka.bootstrap_servers is not None:
+            raise ConfigError(
+                f"source=parquet reads files, but kafka.bootstrap_servers={self.kafka.bootstrap_servers} names a "
+                "broker; leave one of them out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochBatchSection:
+    """``batch`` of jobs.train: every batch is full, but for an epoch's last."""
+
+    max_examples: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitSection:
+    """``replay`` of jobs.train: only the first so many impressions."""
+
+    limit: Count | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LearningConfig):
+    """The YAML of jobs.train."""
+
+    epochs: Count
+    batch: EpochBatchSection
+    split: Splits
+    replay: LimitSection
+
+    def __post_init__(self) -> None:
+        if self.source.kind != "parquet":
+            raise ConfigError(
+                f"source.kind={self.source.kind}: training in epochs reads the prepared files; use source=parquet, or "
+                "python -m jobs.online"
+            )
+
+
 def run_name(folder: Path) -> str:
     """What a run is called where it is published: its folder's name, with the sweep's before it.
 
@@ -91,60 +258,61 @@ def run_name(folder: Path) -> str:
 
 def build_blueprint(config: Mapping[str, Any]) -> Blueprint:
     """The blueprint in a job's YAML, tried out: what can not be built is a ConfigError before anything starts."""
+    optimizer = config["optimizer"]
+    for name, fields in optimizer.items():
+        build_optimizer(fields, f"optimizer.{name}")
     blueprint = Blueprint(
         features=build_features(config["data"]["features"]),
         table=config["table"],
         model=config["model"],
-        optimizer=config["optimizer"]["rows"],
-        first_order_optimizer=config["optimizer"]["first_order"],
-        dense_optimizer=config["optimizer"]["dense"],
+        optimizer=optimizer["rows"],
+        first_order_optimizer=optimizer["first_order"],
+        dense_optimizer=optimizer["dense"],
         seed=config["seed"],
     )
     Recommender(blueprint)
     return blueprint
 
 
+def build_layout(serving: Mapping[str, Any], run: Path) -> Layout:
+    """The layout in a job's section ``serving``, for the run in a folder."""
+    return build(
+        Layout, {"model": serving["model"], "row_format": serving["row_format"], "run": run_name(run)}, "serving"
+    )
+
+
 def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
     """Settings from the YAML of jobs.online or jobs.demo."""
-    source = config["source"]
-    if source["kind"] not in SOURCES:
-        raise unknown("source", source["kind"], SOURCES)
-    store = config["store"]
-    if store["kind"] != "ray":
-        raise ConfigError(f"store.kind={store['kind']}: online, rows are on the parameter server; use store=ray")
-    external = config["kafka"]["bootstrap_servers"] is not None
-    replay = config["replay"]
-    enabled = not external if replay["enabled"] is None else bool(replay["enabled"])
-    idle_seconds = source["idle_seconds"]
+    said = build(OnlineConfig, config, "")
+    replayed = said.kafka.bootstrap_servers is None if said.replay.enabled is None else said.replay.enabled
+    idle_seconds = said.source.idle_seconds
     if idle_seconds is None:
-        idle_seconds = 30.0 if enabled else 1.0
+        idle_seconds = 30.0 if replayed else 1.0
     return OnlineSettings(
         blueprint=build_blueprint(config),
-        join=build_join_config(config["join"]),
-        times=StreamTimes(idle_seconds=idle_seconds, max_future_seconds=source["max_future_seconds"]),
+        join=said.join,
+        times=StreamTimes(idle_seconds=idle_seconds, max_future_seconds=said.source.max_future_seconds),
         topology=Topology(
-            num_partitions=source["num_partitions"],
-            num_joiners=config["joiners"],
-            num_workers=config["workers"],
-            num_shards=store["shards"],
+            num_partitions=said.source.num_partitions,
+            num_joiners=said.joiners,
+            num_workers=said.workers,
+            num_shards=said.store.shards or 1,
         ),
-        replay=Replay(enabled=enabled, events_per_second=replay["events_per_second"], limit=replay["limit"]),
-        layout=Layout(
-            model=config["serving"]["model"], run=run_name(folder), row_format=config["serving"]["row_format"]
-        ),
+        replay=Replay(enabled=replayed, events_per_second=said.replay.events_per_second, limit=said.replay.limit),
+        layout=build_layout(config["serving"], folder),
         folder=folder,
-        data_name=config["data"]["name"],
-        data_folder=Path(config["data"]["folder"]),
-        source=source["kind"],
-        sync_seconds=config["serving"]["sync_seconds"],
-        max_examples=config["batch"]["max_examples"],
-        max_seconds=config["batch"]["max_seconds"],
-        max_minutes=config["max_minutes"],
-        start=source["start"],
-        bootstrap_servers=config["kafka"]["bootstrap_servers"],
-        kafka_port=config["kafka"]["port"],
-        kafka_security=config["kafka"]["security"],
-        redis_url=config["redis"]["url"],
-        redis_port=config["redis"]["port"],
-        ray_address=config["ray"]["address"],
+        data_name=said.data.name,
+        data_folder=said.data.folder,
+        source=said.source.kind,
+        sync_seconds=said.serving.sync_seconds,
+        max_examples=said.batch.max_examples,
+        max_seconds=said.batch.max_seconds,
+        max_minutes=said.max_minutes,
+        start=said.source.start,
+        bootstrap_servers=said.kafka.bootstrap_servers,
+        kafka_port=said.kafka.port,
+        kafka_security=said.kafka.security,
+        redis_url=said.redis.url,
+        redis_port=said.redis.port,
+        ray_address=said.ray.address,
     )

@@ -42,6 +42,8 @@ def summarize(trained: Trained) -> dict[str, Any]:
         "examples": predictions.num_rows,
         **_audited(trained, predictions),
         "dead_letters": trained.join_counts["dead_letters"],
+        "late_events": trained.join_counts["late_events"],
+        "unknown_ids": trained.unknown_ids,
         "events_per_s": last.events / trained.seconds,
         "auc_last_half": last_half["auc"],
         "auc_baseline_last_half": baseline.over_last(0.5)["auc"],
@@ -97,9 +99,10 @@ def lookup_rows_per_second(redis_url: str, model: str, seconds: float = 1.0) -> 
     lookup = Lookup.connect(redis_url, model)
     run, _ = lookup.published.current()
     feature = next((f.name for f in run.recommender.features if f.source == "item.id"), None)
-    if feature is None or not run.item_ids():
+    known = [] if feature is None else run.recommender.known_ids(feature, run.item_ids())
+    if feature is None or not known:
         return float("nan")
-    ids = np.random.default_rng(0).choice(np.array(run.item_ids(), object), 1000).tolist()
+    ids = np.random.default_rng(0).choice(np.array(known, object), 1000).tolist()
     calls, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         lookup.embeddings(feature, ids)
@@ -180,13 +183,15 @@ def _delays(trained: Trained) -> Plot:
 
 
 def _audited(trained: Trained, predictions: pa.Table) -> dict[str, Any]:
-    """Examples lost and duplicated, counted by request id from the events file; unknown for somebody else's stream.
+    """Examples lost and duplicated, counted by request id from the events file.
 
-    Of a run that was stopped before the end, what was not read yet is not lost: only duplicates are counted.
+    Of somebody else's stream, or one stopped before the end, what was not read is unknown: duplicates alone are
+    counted.
     """
+    request_ids = predictions.column("request_id")
     if trained.prepared is None:
-        return {"examples_lost": None, "examples_duplicated": None}
-    counted = audit(trained.prepared, predictions.column("request_id"), trained.settings.replay.limit)
+        return {"examples_lost": None, "examples_duplicated": len(request_ids) - len(request_ids.unique())}
+    counted = audit(trained.prepared, request_ids, trained.settings.replay.limit)
     return {"examples_lost": counted.lost if trained.finished else None, "examples_duplicated": counted.duplicated}
 
 

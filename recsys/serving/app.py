@@ -1,14 +1,15 @@
-"""The HTTP face of lookup and rank: ``POST /v1/lookup``, ``POST /v1/rank``, ``GET /healthz``."""
+"""The HTTP face of lookup and rank: ``POST /v1/lookup``, ``POST /v1/rank``, ``GET /healthz``, and ``GET /docs``."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from recsys.errors import ConfigError, DataError, RecsysError, ServiceError
+from recsys.serving.docs import docs_page
 from recsys.serving.lookup import Lookup
 from recsys.serving.published import NotPublished
 from recsys.serving.ranker import Ranker
@@ -17,25 +18,32 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
 Id = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class LookupRequest(BaseModel):
+class LookupRequest(BaseModel, extra="forbid"):
     """Which embeddings."""
 
     feature: str
     ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
 
 
-class RankRequest(BaseModel):
+class RankRequest(BaseModel, extra="forbid"):
     """Whom to rank what for; without candidates, all items but those the user liked lately."""
 
     user: Id
-    candidates: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    candidates: Annotated[list[Id], Field(max_length=10_000)] | None = None
     k: Annotated[int, Field(ge=1, le=10_000)] = 10
     time_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
 
 def build_app(lookup: Lookup, ranker: Ranker) -> FastAPI:
     """The application over a lookup and a ranker."""
-    app = FastAPI(title="recsys", description="Embeddings and rankings from the serving cache.")
+    # FastAPI's own pages of documentation load their scripts from elsewhere
+    app = FastAPI(
+        title="recsys", description="Embeddings and rankings from the serving cache.", docs_url=None, redoc_url=None
+    )
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    def docs(request: Request) -> str:
+        return docs_page(str(request.base_url))
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:

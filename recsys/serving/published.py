@@ -13,7 +13,7 @@ from recsys.errors import ConfigError, DataError, ServiceError, unknown
 from recsys.features.state import FactValues, History, user_from_json
 from recsys.hashing import Floats, Keys
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.rows.layout import Layout, payload_of, pointer_key
+from recsys.rows.layout import Layout, id_of_text, payload_of, pointer_key
 from recsys.rows.store import RowGroup, RowReader
 
 Id = int | str
@@ -41,6 +41,7 @@ class PublishedRun:
         self.client, self.layout = client, layout
         self.recommender = Recommender(blueprint).eval()
         self.rows: RowReader = PublishedRows(client, layout, {group.name: group for group in self.recommender.groups})
+        self._item_ids: tuple[Id, ...] = ()
 
     def user(self, user_id: int | str) -> tuple[History, FactValues]:
         """(history, profile); both empty for a user never seen."""
@@ -54,10 +55,15 @@ class PublishedRun:
         values = _answer(lambda: self.client.mget([self.layout.item_key(item_id) for item_id in item_ids]))
         return [json.loads(payload_of(value)) if value else {} for value in values]
 
-    def item_ids(self) -> list[int | str]:
-        """All items of which facts were published."""
-        value = _answer(lambda: self.client.get(self.layout.items_key))
-        return list(json.loads(payload_of(value))) if value else []
+    def item_ids(self) -> tuple[Id, ...]:
+        """All items of which facts were published: numbers in order, then strings."""
+        item_ids, key = self._item_ids, self.layout.items_key
+        if _answer(lambda: self.client.scard(key)) != len(item_ids):  # items are only added: as many are the same
+            found = [id_of_text(member.decode()) for member in _answer(lambda: self.client.smembers(key))]
+            numbers = sorted(id_ for id_ in found if isinstance(id_, int))
+            strings = sorted(id_ for id_ in found if isinstance(id_, str))
+            self._item_ids = item_ids = (*numbers, *strings)
+        return item_ids
 
 
 class PublishedRows(RowReader):

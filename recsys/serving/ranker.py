@@ -101,11 +101,14 @@ class Ranker:
 
         ``context`` may give ``time_ms``, the event time to rank at; the latest published is the default. Ties keep
         the candidates' order. A user or an item never seen is ranked by what the model makes of unknown ids.
+        ConfigError for no candidates at all, and for what is no id, time or ``k``.
         """
-        run, versions = self.published.current()
-        time_ms = _time_ms(context, versions)
         if k < 1:
             raise ConfigError(f"k {k} must be at least 1")
+        if candidates is not None and not len(candidates):
+            raise ConfigError("candidates are an empty list; name at least one, or leave them out to rank all items")
+        run, versions = self.published.current()
+        time_ms = _time_ms(context, versions)
         (user,) = checked_ids([user])
         if candidates is None:
             liked = set(run.user(user)[0].liked())

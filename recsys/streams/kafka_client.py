@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from recsys.errors import ConfigError, DataError, DependencyError, ServiceError, unknown
@@ -16,7 +16,7 @@ try:
         # The client reads its own schemas by a function that Python 3.11 and 3.12 call deprecated, 3.13 no
         # more.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+        from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
         from kafka.errors import KafkaError
         from kafka.net.compat import KafkaNetClient
 except ImportError as error:
@@ -30,16 +30,19 @@ logging.getLogger("kafka").addHandler(logging.NullHandler())
 SECURITY_OPTIONS = tuple(
     sorted(
         option
-        for option in KafkaConsumer.DEFAULT_CONFIG
+        for option in KafkaAdminClient.DEFAULT_CONFIG  # those that every client takes
         if option == "security_protocol" or option.startswith(("ssl_", "sasl_"))
     )
 )
 
-Client = TypeVar("Client", bound=KafkaConsumer | KafkaProducer)
+# The administrator lacks both, and needs neither.
+_WHERE_KNOWN = {"allow_auto_create_topics": False, "metrics_enabled": False}
+
+Client = TypeVar("Client", bound=KafkaConsumer | KafkaProducer | KafkaAdminClient)
 
 
 def connect(
-    client_class: Callable[..., Client],
+    client_class: type[Client],
     bootstrap_servers: str,
     *,
     security: Mapping[str, Any],
@@ -67,8 +70,7 @@ def connect(
             bootstrap_servers=bootstrap_servers.split(","),
             bootstrap_timeout_ms=max(1000, int((timeout_seconds + started - time.monotonic()) * 1000)),
             kafka_client=open_network,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
+            **{name: value for name, value in _WHERE_KNOWN.items() if name in client_class.DEFAULT_CONFIG},
             **security,
             **options,
         )

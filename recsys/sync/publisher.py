@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 import redis
 
-from recsys.errors import ServiceError
+from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
-from recsys.rows.layout import Layout, pointer_key, tombstone, versioned
+from recsys.ps.dense import DENSE
+from recsys.rows.layout import Layout, id_text, pointer_key, tombstone, versioned
 from recsys.rows.store import Changes, RowStore
+
+Write = tuple[bytes | str, bytes]  # key, versioned value
 
 _CONSUMER = "redis"
 _KEYS_PER_CALL = 500
@@ -47,7 +50,7 @@ class FeatureFeed(Protocol):
 
 @dataclass(frozen=True)
 class Published:
-    """What one publication wrote."""
+    """What one publication wrote: of rows, deletes, users and items those that were newer than what Redis held."""
 
     version: int
     rows: int
@@ -77,9 +80,7 @@ class Publisher:
         self._time_ms, self._clock = time_ms, clock
         self._set_newer = client.register_script(_SET_NEWER)
         self._stored = [0] * len(self._feeds)
-        self._item_ids: set[int | str] = set()
         self._with_history: set[int | str] = set()  # users
-        self._num_items_listed = 0
 
     @classmethod
     def connect(
@@ -94,10 +95,28 @@ class Publisher:
         """A publisher into the Redis at a URL."""
         return cls(redis.Redis.from_url(redis_url), store, feeds, layout, time_ms=time_ms)
 
-    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Write what the run is: the blueprint that the reader rebuilds, and the row format."""
-        meta = {"blueprint": blueprint, "row_format": self._layout.row_format, **about}
-        self._guarded(lambda: self._client.set(self._layout.meta_key, json.dumps(meta)))
+    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any], *, fresh: bool = False) -> None:
+        """Write what the run is: the blueprint that the reader rebuilds, and the row format.
+
+        Written once, since readers may have opened the run: ConfigError where it is published as something else, or
+        (``fresh``: a run that only begins) at all.
+        """
+        layout = self._layout
+        meta = json.dumps({"blueprint": blueprint, "row_format": layout.row_format, **about})
+        write_once = self._client.pipeline()
+        write_once.set(layout.meta_key, meta, nx=True)
+        write_once.get(layout.meta_key)
+        written, held = self._guarded(write_once.execute)
+        if fresh and not written:
+            raise ConfigError(
+                f"run {layout.run!r} of model {layout.model!r} is published in this Redis already; choose another "
+                "hydra.run.dir="
+            )
+        if different := _differences(json.loads(held), json.loads(meta)):
+            raise ConfigError(
+                f"run {layout.run!r} of model {layout.model!r} is published with another {', '.join(different)}; "
+                "publish from a folder of another name, or under another serving.model"
+            )
 
     def switch(self) -> None:
         """Serve this run from now on."""
@@ -120,34 +139,32 @@ class Publisher:
         return Published(version, rows, deletes, users, items, self._clock() - started)
 
     def _write_rows(self, changes: Changes) -> tuple[int, int]:
-        writes: list[tuple[bytes | str, bytes]] = []
         num_rows = num_deletes = 0
         for group, upserts in changes.upserts.items():
             keys = self._layout.row_keys(group, upserts.keys_U)
-            writes.extend(zip(keys, self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U), strict=True))
-            num_rows += len(keys)
+            values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U)
+            # a table's rows stand for themselves; the dense parameters of two versions make no model
+            write = self._write_at_once if group == DENSE else self._write
+            num_rows += write(list(zip(keys, values, strict=True)))
         for group, deletes in changes.deletes.items():
             keys = self._layout.row_keys(group, deletes.keys_U)
-            writes.extend((key, tombstone(int(s))) for key, s in zip(keys, deletes.sequences_U, strict=True))
-            num_deletes += len(keys)
-        self._write(writes)
+            num_deletes += self._write(
+                [(key, tombstone(int(s))) for key, s in zip(keys, deletes.sequences_U, strict=True)]
+            )
         return num_rows, num_deletes
 
     def _write_features(self, parts: Sequence[FeatureChanges]) -> tuple[int, int]:
         version = sum(part.sequence for part in parts)  # one number for all feeds, so that theirs need not compare
         users = self._users(parts)
         items = {id_: item for part in parts for id_, item in part.items.items()}
-        writes: list[tuple[bytes | str, bytes]] = []
-        writes += [(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()]
-        writes += [(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()]
-        self._item_ids.update(items)
-        num_items = len(self._item_ids)
-        if num_items > self._num_items_listed:
-            listed = sorted(self._item_ids, key=lambda id_: (isinstance(id_, str), id_))
-            writes.append((self._layout.items_key, _json(listed, num_items)))
-        self._write(writes)
-        self._num_items_listed = num_items
-        return len(users), len(items)
+        num_users = self._write([(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()])
+        num_items = self._write([(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()])
+        self._list_items([id_text(id_) for id_ in items])  # after their facts: who finds an item listed finds them
+        return num_users, num_items
+
+    def _list_items(self, texts: Sequence[str]) -> None:
+        for start in range(0, len(texts), _KEYS_PER_CALL):
+            self._client.sadd(self._layout.items_key, *texts[start : start + _KEYS_PER_CALL])
 
     def _users(self, parts: Sequence[FeatureChanges]) -> dict[int | str, dict[str, Any]]:
         """Changed users. All feeds read all facts, but one alone has a user's history: the others' word is less."""
@@ -170,10 +187,13 @@ class Publisher:
         }
         self._write([(self._layout.versions_key, _json(about, version))])
 
-    def _write(self, writes: Sequence[tuple[bytes | str, bytes]]) -> None:
-        for start in range(0, len(writes), _KEYS_PER_CALL):
-            chunk = writes[start : start + _KEYS_PER_CALL]
-            self._set_newer(keys=[key for key, _ in chunk], args=[value for _, value in chunk])
+    def _write(self, writes: Sequence[Write]) -> int:
+        chunks = (writes[start : start + _KEYS_PER_CALL] for start in range(0, len(writes), _KEYS_PER_CALL))
+        return sum(self._write_at_once(chunk) for chunk in chunks)
+
+    def _write_at_once(self, writes: Sequence[Write]) -> int:
+        """Returns how many were newer. No other client sees, or asks, anything while the script runs."""
+        return int(self._set_newer(keys=[key for key, _ in writes], args=[value for _, value in writes]))
 
     def _acknowledge(self, changes: Changes, parts: Sequence[FeatureChanges]) -> None:
         self._store.acknowledge(_CONSUMER, changes.cursor)
@@ -188,6 +208,12 @@ class Publisher:
             raise ServiceError(
                 f"Redis did not take a publication ({error}); it is sent again with the next one"
             ) from error
+
+
+def _differences(held: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What makes one run's description not the other's: fields of the blueprint, or the row format."""
+    one, other = ({**meta["blueprint"], "row_format": meta["row_format"]} for meta in (held, ours))
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def _has_history(user: Mapping[str, Any]) -> bool:

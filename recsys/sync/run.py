@@ -22,8 +22,8 @@ def publish_run(
 ) -> Published:
     """Publish rows, dense parameters and features under ``layout``, and serve them from then on.
 
-    ``time_ms`` is the event time that rankings are made at by default. ServiceError where Redis does not answer;
-    what is served is then what was served before.
+    ``time_ms`` is the event time that rankings are made at by default. ServiceError where Redis does not answer,
+    ConfigError where a run of this name is published as something else; what is served is then what was served before.
     """
     publisher = Publisher.connect(redis_url, store, features, layout, time_ms=lambda: time_ms)
     publisher.describe(blueprint.to_json(), about)

@@ -3,18 +3,44 @@
 A new kind is one file and one line in ``TABLES``; the contract tests find it there.
 """
 
-from recsys.tables.collisionless import Collisionless, CollisionlessConfig
-from recsys.tables.full import Full, FullConfig
-from recsys.tables.hash import Hash, HashConfig
-from recsys.tables.table import Table, TableConfig
-from recsys.tables.unified import Unified, UnifiedConfig
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-TABLES: dict[str, tuple[type[Table], type[TableConfig]]] = {
-    "full": (Full, FullConfig),
-    "hash": (Hash, HashConfig),
-    "unified": (Unified, UnifiedConfig),
-    "collisionless": (Collisionless, CollisionlessConfig),
+from recsys.features.declarations import Feature
+from recsys.fields import build, choose
+from recsys.rows.optimizers import Optimizer
+from recsys.tables.collisionless import Collisionless, CollisionlessPlan
+from recsys.tables.full import Full, FullPlan
+from recsys.tables.hash import Hash, HashPlan
+from recsys.tables.plan import TablePlan
+from recsys.tables.table import Table, TableConfig
+from recsys.tables.unified import Unified, UnifiedPlan
+
+TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
+    "full": (Full, FullPlan),
+    "hash": (Hash, HashPlan),
+    "unified": (Unified, UnifiedPlan),
+    "collisionless": (Collisionless, CollisionlessPlan),
 }
+
+
+def plan_tables(
+    fields: Mapping[str, Any], features: Sequence[Feature], *, optimizer: Optimizer, seed: int
+) -> list[TableConfig]:
+    """The tables for the sparse ones of ``features``, as the YAML ``fields`` describe them.
+
+    Raises ConfigError for an unknown kind or field (listing the known ones), a value that can not be, or a size that
+    can not be found.
+
+    >>> from recsys.rows.optimizers import SGD
+    >>> user = Feature(name="user", kind="id", source="user.id", num_embeddings=100)
+    >>> plan_tables({"kind": "hash", "embedding_dim": 8, "compression": 4}, [user],
+    ...             optimizer=SGD(learning_rate=1.0), seed=0)[0].num_buckets
+    25
+    """
+    _, plan = TABLES[choose("table", fields, TABLES)]
+    sparse = [feature for feature in features if feature.kind != "number"]
+    return build(plan, fields, "table").tables(sparse, optimizer=optimizer, seed=seed)
 
 
 def build_table(config: TableConfig) -> Table:

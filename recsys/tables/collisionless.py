@@ -1,11 +1,13 @@
 """``collisionless``: every 64-bit id has a row of its own, made when it is first trained (Monolith §3.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from recsys.features.declarations import Feature
+from recsys.tables.plan import TablePlan
 from recsys.tables.table import Table, TableConfig, identity
 
 
@@ -14,6 +16,15 @@ class CollisionlessConfig(TableConfig):
     """Nothing to size: the table grows with the ids."""
 
     kind: ClassVar[str] = "collisionless"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollisionlessPlan(TablePlan):
+    """The shared fields are all there is to say."""
+
+    def table(self, features: Sequence[Feature], **shared: Any) -> CollisionlessConfig:
+        """See TablePlan.table."""
+        return CollisionlessConfig(**shared)
 
 
 class Collisionless(Table):

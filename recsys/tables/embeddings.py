@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,6 +67,20 @@ class Embeddings(nn.Module):
         """The row groups that a store must hold for these tables."""
         return by_name([group for table in self.tables.values() for group in table.groups])
 
+    def known_bags(self, bags: Mapping[str, Bag]) -> tuple[Mapping[str, Bag], int]:
+        """The bags without the ids that a table does not know, and how many those are.
+
+        An id goes with its weight; an id feature becomes an empty bag, as a missing value is.
+        """
+        kept, num_unknown = dict(bags), 0
+        for table in self.tables.values():
+            for feature in table.config.feature_names:
+                known_N = table.known(feature, torch.from_numpy(kept[feature].ids_N))
+                if known_N is not None and not known_N.all():
+                    num_unknown += int((~known_N).sum())
+                    kept[feature] = _selected(kept[feature], known_N.numpy())
+        return kept, num_unknown
+
     def address(self, bags: Mapping[str, Bag]) -> Addressed:
         """Phase one: unique row keys of the batch, over all tables and features."""
         keys: dict[str, list[Tensor]] = {}
@@ -110,7 +125,8 @@ class Embeddings(nn.Module):
         return self.tables[table].compose(feature, ids_N, rows_NKW)
 
     def embed(self, table: str, feature: str, ids_N: Keys, store: RowReader) -> Tensor:
-        """Vectors (N, D) of single ids, from the rows of one table."""
+        """Vectors (N, D) of single ids, from the rows of one table; DataError for an id that it does not know."""
+        self._check_known(table, feature, ids_N)
         addressed = self.tables[table].address(feature, torch.from_numpy(ids_N))
         rows = store.pull({group: keys_NK.reshape(-1).numpy() for group, keys_NK in addressed.items()})
         rows_NKW = {g: torch.from_numpy(rows[g]).view(*keys.shape, rows[g].shape[1]) for g, keys in addressed.items()}
@@ -119,6 +135,15 @@ class Embeddings(nn.Module):
     def penalty(self) -> Tensor:
         """The tables' own terms of the loss."""
         return torch.stack([table.penalty() for table in self.tables.values()]).sum()
+
+    def _check_known(self, table: str, feature: str, ids_N: Keys) -> None:
+        known_N = self.tables[table].known(feature, torch.from_numpy(ids_N))
+        if known_N is not None and not known_N.all():
+            raise DataError(
+                f"feature {feature!r}: id {ids_N[~known_N.numpy()][0]} is outside {self.tables[table].id_range}; raise "
+                "the feature's num_embeddings, or use a table kind that takes any id (table=collisionless, hash or "
+                "unified)"
+            )
 
     def _pooled(self, looked: Looked, table: str, feature: str) -> Tensor:
         bag = looked.addressed.bags[feature]
@@ -134,6 +159,13 @@ class Embeddings(nn.Module):
         everything_N = torch.arange(len(vectors_ND))
         offsets = torch.from_numpy(bag.offsets[:-1])
         return functional.embedding_bag(everything_N, vectors_ND, offsets, mode=config.pooling)
+
+
+def _selected(bag: Bag, mask_N: npt.NDArray[np.bool_]) -> Bag:
+    """The ids where the mask is true, each still in its example's bag."""
+    num_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(mask_N)])
+    weights = None if bag.weights is None else bag.weights[mask_N]
+    return Bag(bag.ids_N[mask_N], num_before[bag.offsets], weights)
 
 
 def _weighted(weights_N: Floats, vectors_ND: Tensor, config: TableConfig) -> Tensor:

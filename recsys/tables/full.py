@@ -1,11 +1,13 @@
 """``full``: one row an id, ids 0 … num_embeddings − 1. What every compressed table is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from recsys.features.declarations import Feature
+from recsys.tables.plan import TablePlan, num_ids
 from recsys.tables.table import Table, TableConfig, identity, require
 
 
@@ -17,15 +19,27 @@ class FullConfig(TableConfig):
     num_embeddings: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FullPlan(TablePlan):
+    """A row for each id that the features declare."""
+
+    def table(self, features: Sequence[Feature], **shared: Any) -> FullConfig:
+        """See TablePlan.table."""
+        return FullConfig(num_embeddings=num_ids(features), **shared)
+
+
 class Full(Table):
-    """The id is the key; an id outside [0, num_embeddings) is a DataError of the row store."""
+    """The id is the key; an id outside [0, num_embeddings) is unknown."""
 
     linear = True
 
     def __init__(self, config: FullConfig) -> None:
         super().__init__(config)
-        rows = require(config, "num_embeddings", "set the feature's num_embeddings or vocabulary, or use another kind")
-        self.groups = (config.row_group(width=config.embedding_dim, num_rows=rows),)
+        self._num_embeddings = require(
+            config, "num_embeddings", "set the feature's num_embeddings or vocabulary, or use another kind"
+        )
+        self.id_range = f"[0, {self._num_embeddings})"
+        self.groups = (config.row_group(width=config.embedding_dim, num_rows=self._num_embeddings),)
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""
@@ -34,3 +48,7 @@ class Full(Table):
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """See Table.compose."""
         return identity(rows_NKW)
+
+    def known(self, feature: str, ids_N: Tensor) -> Tensor:
+        """See Table.known."""
+        return (ids_N >= 0) & (ids_N < self._num_embeddings)

@@ -1,13 +1,16 @@
 """``hash``: ids hashed into fewer rows; those that collide share one (Weinberger et al. 2009)."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from recsys import hashing
+from recsys.features.declarations import Feature
+from recsys.tables.plan import Compression, Count, TablePlan, num_ids
 from recsys.tables.table import Table, TableConfig, identity, require
 
 
@@ -17,6 +20,21 @@ class HashConfig(TableConfig):
 
     kind: ClassVar[str] = "hash"
     num_buckets: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashPlan(TablePlan):
+    """``num_buckets`` rows a table; without it, the full table's divided by ``compression``."""
+
+    num_buckets: Count | None = None
+    compression: Compression = 1.0
+
+    def table(self, features: Sequence[Feature], **shared: Any) -> HashConfig:
+        """See TablePlan.table."""
+        num_buckets, size = self.num_buckets, num_ids(features)
+        if num_buckets is None and size is not None:
+            num_buckets = max(1, math.ceil(size / self.compression))
+        return HashConfig(num_buckets=num_buckets, **shared)
 
 
 class Hash(Table):

@@ -11,7 +11,7 @@ Shape suffixes: N ids, K keys an id, W row width, D embedding dimension.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +23,7 @@ from recsys.rows.optimizers import Optimizer
 from recsys.rows.store import RowGroup
 
 Pooling = Literal["sum", "mean"]
+Absent = Literal["initial", "zeros"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class TableConfig:
     optimizer: Optimizer
     initial: Initial = field(default_factory=Initial)
     seed: int = 0
-    absent: Literal["initial", "zeros"] = "initial"
+    absent: Absent = "initial"
 
     def __post_init__(self) -> None:
         if self.embedding_dim < 1:
@@ -60,14 +61,27 @@ class TableConfig:
             absent=self.absent,
         )
 
+    def narrowed(self, optimizer: Optimizer, **changes: Any) -> "TableConfig":
+        """The width-1 companion for a model's linear part: same kind and sizes, starting from zero."""
+        return replace(
+            self,
+            name=f"{self.name}.first_order",
+            embedding_dim=1,
+            initial=Initial(scale=0.0),
+            optimizer=optimizer,
+            **changes,
+        )
+
 
 class Table(nn.Module, ABC):
     """One embedding table, compressed or not. Subclasses set ``groups`` and write ``address`` and ``compose``.
 
     ``linear``: compose is linear and the same for every id of a feature, so that rows may be pooled before it.
+    ``id_range``: what ``known`` says, in words.
     """
 
     linear: bool = False
+    id_range: str = "int64"
     groups: tuple[RowGroup, ...]
 
     def __init__(self, config: TableConfig) -> None:
@@ -81,6 +95,10 @@ class Table(nn.Module, ABC):
     @abstractmethod
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """Vectors (N, D) from the rows found at ``address``'s keys; differentiable in rows and parameters."""
+
+    def known(self, feature: str, ids_N: Tensor) -> Tensor | None:
+        """Which ids the table can hold: bool (N,), or None for all; the others are left out of their bags."""
+        return None
 
     def penalty(self) -> Tensor:
         """A term for the loss; none by default."""

@@ -4,9 +4,10 @@ A feature's embedding is the concatenation of its chunks: chunk k of id v is row
 Salts come from the feature's *name*, so that adding, removing or reordering features moves no other's rows.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from recsys import hashing
 from recsys.errors import ConfigError
+from recsys.features.declarations import Feature
+from recsys.rows.optimizers import Optimizer
+from recsys.tables.plan import Compression, Count, TablePlan, num_ids
 from recsys.tables.table import Table, TableConfig, require
 
 
@@ -37,6 +41,42 @@ class UnifiedConfig(TableConfig):
                 f"table {self.name!r}: embedding_dim {self.embedding_dim} must be a multiple of num_chunks "
                 f"{self.num_chunks}"
             )
+
+    def narrowed(self, optimizer: Optimizer, **changes: Any) -> TableConfig:
+        """See TableConfig.narrowed; one chunk is all that width 1 has."""
+        return super().narrowed(optimizer, num_chunks=1, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedPlan(TablePlan):
+    """``num_rows`` rows; without it, as many as fit into the bytes of the full tables divided by ``compression``."""
+
+    num_rows: Count | None = None
+    num_chunks: Count = 2
+    compression: Compression = 1.0
+
+    def grouped(self, features: Sequence[Feature]) -> Mapping[str, Sequence[Feature]]:
+        """See TablePlan.grouped: one table over all."""
+        return {"unified": features}
+
+    def table(self, features: Sequence[Feature], **shared: Any) -> UnifiedConfig:
+        """See TablePlan.table."""
+        return UnifiedConfig(
+            num_rows=self._rows_for(features) if self.num_rows is None else self.num_rows,
+            num_chunks=self.num_chunks,
+            salts={feature.name: feature.table_name for feature in features},
+            **shared,
+        )
+
+    def _rows_for(self, features: Sequence[Feature]) -> int:
+        sizes = {name: num_ids(users) for name, users in super().grouped(features).items()}
+        if missing := [name for name, size in sizes.items() if size is None]:
+            raise ConfigError(
+                f"table kind=unified: num_embeddings of {', '.join(missing)} is not known; set table.num_rows"
+            )
+        total = sum(size for size in sizes.values() if size is not None)
+        # rows are num_chunks times narrower than an embedding, so as many more fit into the same bytes
+        return math.ceil(self.num_chunks * total / self.compression)
 
 
 class Unified(Table):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from recsys.batches.joined import JoinedStream
 from recsys.errors import ConfigError, DataError
 from recsys.features.declarations import Feature
 from recsys.features.state import FeatureState
+from recsys.fields import Above, Below
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.source import Source
 from recsys.training import metrics
@@ -34,12 +36,14 @@ class Joined:
 class Splits:
     """How the examples are shared out by time: first to learn from, then to choose by, last to judge by."""
 
-    valid: float = 0.1
-    test: float = 0.1
+    valid: Annotated[float, Above(0), Below(1)] = 0.1
+    test: Annotated[float, Above(0), Below(1)] = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.valid > 0 and self.test > 0 and self.valid + self.test < 1):
-            raise ConfigError(f"split valid={self.valid} test={self.test} must each be above 0 and sum below 1")
+        if not self.valid + self.test < 1:
+            raise ConfigError(
+                f"valid={self.valid} and test={self.test} leave nothing to train on; their sum must be below 1"
+            )
 
     def cut(self, examples: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
         """(train, valid, test); DataError where one would be empty."""

@@ -18,6 +18,7 @@ class StepResult:
 
     probabilities_B: Floats
     loss: float
+    num_unknown: int = 0  # ids left out because their table can not hold them
 
 
 class Trainer:
@@ -45,7 +46,7 @@ class Trainer:
         self.store.push(gradients, int(batch.times_ms_B.max(initial=0)))
         self.num_steps += 1
         with torch.no_grad():
-            return StepResult(torch.sigmoid(logits_B).numpy(), loss.item())
+            return StepResult(torch.sigmoid(logits_B).numpy(), loss.item(), planned.num_unknown)
 
     def predict(self, batch: LabelledBatch) -> Floats:
         """Probabilities (B,), learning nothing."""

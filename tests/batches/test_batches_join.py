@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.batches.examples import Example
-from recsys.batches.join import ActionKind, JoinConfig, Joiner, build_join_config
+from recsys.batches.join import ActionKind, JoinConfig, Joiner
 from recsys.batches.merge import FOREVER
 from recsys.errors import ConfigError, DataError
 from recsys.events import Action, Event, Facts, Impression
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.state import FeatureState
+from recsys.fields import build
 
 KINDS = {
     "like": ActionKind(window_seconds=0.010, final=True),
@@ -367,7 +368,7 @@ GOOD: dict[str, Any] = {"actions": {"like": {"window_seconds": 10, "final": True
 
 
 def test_a_join_config_from_yaml() -> None:
-    config = build_join_config(GOOD)
+    config = build(JoinConfig, GOOD, "join")
     assert config.actions == {"like": ActionKind(window_seconds=10, final=True)}
     assert (config.window_ms, config.remember_seconds, config.keep_items) == (10_000, 5, 20)
 
@@ -375,19 +376,24 @@ def test_a_join_config_from_yaml() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "actions is empty"),
-        ({"actions": {}}, "actions is empty"),
-        ({**GOOD, "windows": 3}, "'windows'; known: actions, remember_seconds, keep_items"),
-        ({"actions": {"like": {"window": 3}}}, "'window'; known: window_seconds, final, label, history"),
-        ({"actions": {"like": {"final": True}}}, "join.actions.like lacks window_seconds"),
-        ({"actions": {"like": {"window_seconds": 0}}}, "window_seconds 0 must be"),
-        ({"actions": {"like": {"window_seconds": float("nan")}}}, "window_seconds nan must be"),
-        ({"actions": {"like": {"window_seconds": float("inf")}}}, "window_seconds inf must be"),
-        ({**GOOD, "remember_seconds": -1}, "remember_seconds -1 must be"),
-        ({**GOOD, "keep_items": -1}, "keep_items -1 must be"),
+        ({}, "join.actions is not given; set join.actions="),
+        ({"actions": {}}, "join.actions={}: give fields by name (not empty)"),
+        ({**GOOD, "windows": 3}, "'join.windows'; known: actions, remember_seconds, keep_items"),
+        (
+            {"actions": {"like": {"window": 3}}},
+            "'join.actions.like.window'; known: window_seconds, final",
+        ),
+        ({"actions": {"like": {"final": True}}}, "join.actions.like.window_seconds is not given"),
+        ({"actions": {"like": {"window_seconds": 0}}}, "join.actions.like.window_seconds=0: give a number above 0"),
+        ({"actions": {"like": {"window_seconds": float("nan")}}}, "window_seconds=NaN: give a number above 0"),
+        ({"actions": {"like": {"window_seconds": float("inf")}}}, "window_seconds=Infinity: give a number above 0"),
+        ({**GOOD, "remember_seconds": -1}, "join.remember_seconds=-1: give a number of at least 0"),
+        ({"actions": {"like": {"window_seconds": 1, "label": 2}}}, "label=2: give a number between 0 and 1"),
+        ({**GOOD, "keep_items": "abc"}, "join.keep_items='abc': give a whole number of at least 0"),
+        ({**GOOD, "keep_items": -1}, "join.keep_items=-1: give a whole number of at least 0"),
     ],
 )
 def test_a_wrong_join_config_says_what_and_what_is_known(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_join_config(fields)
+        build(JoinConfig, fields, "join")
     assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.embedded.kafka import EmbeddedKafka, create_topics, kafka_unavailable
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import DataError
 from recsys.events import END, Action, Event, Facts, Impression, decode
 from recsys.streams.kafka import KafkaSink, KafkaSource
+from recsys.streams.kafka_topics import create_topics
 from recsys.streams.memory import Item, MemorySource
 from recsys.streams.parquet import ParquetSource
 from recsys.streams.partitioner import partition_of

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from recsys.batches.batch import Bag
+from recsys.errors import DataError
 from recsys.features.declarations import Feature
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
-from recsys.tables import TABLES, build_table
+from recsys.tables import TABLES, build_table, plan_tables
 from recsys.tables.embeddings import Embeddings
-from recsys.tables.plan import first_order, plan_tables
 from recsys.tables.table import Table, TableConfig
 
 # the YAML fields of a small table of each kind, beside kind and embedding_dim
@@ -166,7 +166,7 @@ def test_gradients_reach_the_addressed_rows_and_no_others(kind: str) -> None:
         (vectors_BD * torch.arange(1, DIM + 1)).sum().backward(retain_graph=True)
     gradients = looked.gradients()
     groups = list(embeddings.groups)
-    everything = {name: np.arange(60 if kind == "unified" else 20) for name in groups}
+    everything = {name: np.arange(group.num_rows or 100) for name, group in embeddings.groups.items()}
     before = store.pull(everything)
     store.push(gradients, 0)
     after = store.pull(everything)
@@ -215,6 +215,43 @@ def test_unseen_ids_read_a_defined_value_and_create_nothing(kind: str) -> None:
             assert (pooled == 0).all()
 
 
+STRANGE = {"user": [[5, 10**12], [-1], []], "item": [[7], [80], [3]], "liked": [[3, 2**62, 79, 3], [-5], [7, 0]]}
+
+
+def test_ids_are_known_or_left_out_as_if_they_were_not_there(kind: str) -> None:
+    embeddings, store, table_of = setup(kind)
+    known_of: dict[str, set[int]] = {}
+    for feature, table in tables_of(plan(kind)).items():
+        ids = sorted({id_ for one in STRANGE[feature] for id_ in one})
+        known_N = table.known(feature, torch.tensor(ids))
+        assert known_N is None or (known_N.dtype == torch.bool and len(known_N) == len(ids))
+        known_of[feature] = set(ids) if known_N is None else {ids[place] for place in known_N.nonzero()[:, 0]}
+    by_hand = {
+        feature: [[id_ for id_ in one if id_ in known_of[feature]] for one in lists]
+        for feature, lists in STRANGE.items()
+    }
+    asked = bags(**STRANGE)
+    kept, num_unknown = embeddings.known_bags(asked)
+    assert num_unknown == sum(len(bag.ids_N) for bag in asked.values()) - sum(
+        len(one) for lists in by_hand.values() for one in lists
+    )
+    expected, found = embeddings.lookup(bags(**by_hand), store), embeddings.lookup(kept, store)
+    for looked in (expected, found):
+        torch.stack([torch.sin(20 * v).sum() for v in embeddings.pool(looked).values()]).sum().backward()
+    for key, vectors_BD in embeddings.pool(found).items():
+        assert torch.equal(vectors_BD, embeddings.pool(expected)[key])
+    for group, (keys_U, gradients_UW) in found.gradients().items():
+        np.testing.assert_array_equal(keys_U, expected.gradients()[group][0])
+        np.testing.assert_array_equal(gradients_UW, expected.gradients()[group][1])
+    for feature, lists in STRANGE.items():
+        for id_ in (id_ for one in lists for id_ in one):
+            if id_ in known_of[feature]:
+                assert embeddings.embed(table_of[feature], feature, np.array([id_]), store).shape == (1, DIM)
+            else:
+                with pytest.raises(DataError, match=f"feature '{feature}': id {id_} is outside"):
+                    embeddings.embed(table_of[feature], feature, np.array([id_]), store)
+
+
 def test_where_compose_is_linear_pooling_commutes(kind: str) -> None:
     for feature, table in tables_of(plan(kind)).items():
         if not table.linear:
@@ -238,7 +275,7 @@ def test_penalty_is_a_number(kind: str) -> None:
 
 def test_first_order_companions_are_one_wide_and_start_from_zero(kind: str) -> None:
     configs = plan(kind)
-    narrow = first_order(configs, SGD(learning_rate=2.0))
+    narrow = [config.narrowed(SGD(learning_rate=2.0)) for config in configs]
     assert [(c.name, c.kind) for c in narrow] == [(f"{c.name}.first_order", c.kind) for c in configs]
     embeddings = Embeddings([*configs, *narrow])
     store = LocalRows(list(embeddings.groups.values()))

@@ -1,4 +1,4 @@
-"""The embedded Kafka: messages through it, topics, reopening, two at once; errors on one line."""
+"""The embedded Kafka: messages through it, reopening, two at once; errors on one line."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recsys.embedded.kafka import EmbeddedKafka, check_kafka, create_topics, kafka_unavailable
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ConfigError, ServiceError
+from recsys.streams.kafka_topics import check_kafka, create_topics
 
 # kafka-python reads its schemas in a way that Python 3.11 deprecates and 3.13 allows again.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
@@ -79,18 +80,6 @@ def test_event_time_deletes_nothing_and_cuts_no_segment(kafka: EmbeddedKafka) ->
     assert described["topic"]["replay"]["retention.ms"]["value"] == "-1"
 
 
-def test_topics_are_created_once_and_another_partition_count_is_an_error(kafka: EmbeddedKafka) -> None:
-    create_topics(kafka.bootstrap_servers, {"one": 1})
-    create_topics(kafka.bootstrap_servers, {"one": 1, "three": 3})
-    with pytest.raises(ConfigError, match="topic 'three' has 3 partitions, 2 were asked for; ask for 3, or delete"):
-        create_topics(kafka.bootstrap_servers, {"three": 2})
-
-
-def test_a_topic_name_that_can_not_be(kafka: EmbeddedKafka) -> None:
-    with pytest.raises(ServiceError, match="did not create the topics no good"):
-        create_topics(kafka.bootstrap_servers, {"no good": 1})
-
-
 def test_a_port_in_use_is_refused_at_once(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"port {kafka.port} on 127.0.0.1 is in use; choose another with kafka.port="):
         EmbeddedKafka(tmp_path, port=kafka.port)
@@ -115,18 +104,3 @@ def test_a_second_one_beside_it_on_the_wheels_java_keeps_messages_over_a_restart
     with EmbeddedKafka(folder) as reopened:
         records = consume(reopened.bootstrap_servers, "actions", count=2)
     assert [value for _, _, value, _ in records] == [b"a", b"b"]
-
-
-def test_check_kafka_tells_address_and_remedy() -> None:
-    with pytest.raises(ServiceError) as error:
-        check_kafka("127.0.0.1:1", timeout_seconds=1.0)
-    assert str(error.value) == (
-        "Kafka at 127.0.0.1:1 does not answer (Connection refused); start it, "
-        "or leave out kafka.bootstrap_servers= to use the embedded one"
-    )
-
-
-@pytest.mark.parametrize("address", ["localhost", "localhost:port", ":9092", "127.0.0.1:99999"])
-def test_check_kafka_refuses_what_is_no_address(address: str) -> None:
-    with pytest.raises(ConfigError, match="is no host:port; write one like localhost:9092"):
-        check_kafka(address)

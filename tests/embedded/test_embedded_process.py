@@ -20,6 +20,17 @@ def guarded(folder: Path, *scripts: str, grace_seconds: float = 5.0) -> GuardedP
         return GuardedProcess(commands, folder=folder, log_path=folder / "log", lock=lock, grace_seconds=grace_seconds)
 
 
+class Toy(ServerProcess):
+    """A server of which the test says whether it answers."""
+
+    def __init__(self, process: GuardedProcess, *, answers: bool, timeout_seconds: float = 10.0) -> None:
+        super().__init__("Toy", process, timeout_seconds=timeout_seconds)
+        self.answers = answers
+
+    def _answers(self) -> bool:
+        return self.answers
+
+
 def test_free_ports_differ_and_can_be_bound() -> None:
     ports = free_ports(3)
     assert len(set(ports)) == 3
@@ -54,26 +65,41 @@ def test_commands_run_in_turn_until_one_fails(tmp_path: Path) -> None:
 
 def test_a_server_that_ends_by_itself_tells_the_end_of_its_log(tmp_path: Path) -> None:
     process = guarded(tmp_path, "import sys; print('no room left'); sys.exit(7)")
-    server = ServerProcess("Toy", process, answers=lambda: False, timeout_seconds=10.0)
+    server = Toy(process, answers=False)
     with pytest.raises(ServiceError) as error:
-        server.wait_ready()
+        server.ready()
     assert str(error.value) == f"Toy stopped with status 7: no room left; its log is {tmp_path / 'log'}"
+
+
+def open_files() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("script", ["pass", "import time; time.sleep(60)"], ids=["ended by itself", "running"])
+def test_a_stopped_server_leaves_no_file_open(tmp_path: Path, script: str) -> None:
+    before = open_files()
+    server = Toy(guarded(tmp_path, script), answers=True)
+    if script == "pass":
+        assert server.process.wait(10.0) == 0
+    assert open_files() != before  # the pipe to the guard
+    server.stop()
+    assert open_files() == before
 
 
 def test_a_server_that_stays_silent_is_stopped(tmp_path: Path) -> None:
     process = guarded(tmp_path, "import time; time.sleep(60)")
-    server = ServerProcess("Toy", process, answers=lambda: False, timeout_seconds=0.3)
+    server = Toy(process, answers=False, timeout_seconds=0.3)
     with pytest.raises(ServiceError, match=re.escape("Toy did not answer within 0.3 s of its start: (it printed")):
-        server.wait_ready()
+        server.ready()
     assert process.poll() is not None
 
 
 def test_whoever_holds_the_port_does_not_answer_for_a_server_that_ended(tmp_path: Path) -> None:
     process = guarded(tmp_path, "import sys; print('port taken'); sys.exit(1)")
     process.wait(10.0)
-    server = ServerProcess("Toy", process, answers=lambda: True, timeout_seconds=10.0)
+    server = Toy(process, answers=True)
     with pytest.raises(ServiceError, match="port taken"):
-        server.wait_ready()
+        server.ready()
 
 
 def test_a_server_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The embedded Redis: keeps its data, one server per folder, errors on one line."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
-from redis import Redis
+from redis import ConnectionError, Redis
 
 from recsys.embedded.redis import EmbeddedRedis, check_redis, redis_binary, running_redis, without_password
 from recsys.errors import ConfigError, DependencyError, ServiceError
@@ -73,6 +75,18 @@ def test_stop_twice(tmp_path: Path) -> None:
     redis = EmbeddedRedis(tmp_path).ready()
     redis.stop()
     redis.stop()
+
+
+def test_one_that_died_by_itself_is_let_go_of_and_takes_nothing_from_the_next(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    died = EmbeddedRedis(tmp_path)
+    with client_of(died.url) as client, contextlib.suppress(ConnectionError):
+        client.shutdown(nosave=True)
+    assert died.process.wait(10.0) == 0
+    with EmbeddedRedis(tmp_path) as redis:
+        died.stop()
+        assert running_redis(tmp_path) == redis.url
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_check_redis_passes_on_a_server(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from recsys.errors import ConfigError
 from recsys.features.declarations import (
     CLOCK,
     HISTORY,
-    KINDS,
     OWNERS,
+    DataSet,
     Feature,
     build_features,
     features_to_json,
 )
+from recsys.fields import build
 
 GOOD: dict[str, Any] = {"name": "genres", "kind": "bag", "source": "item.genres"}
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -50,8 +51,7 @@ def test_table_name_and_size() -> None:
 
 
 def test_an_unknown_kind_lists_the_known() -> None:
-    message = error_of(kind="bags")
-    assert "'genres'" in message and "'bags'" in message and message.endswith(", ".join(KINDS))
+    assert error_of(kind="bags") == "data.features[0].kind='bags': give id or bag or number"
 
 
 @pytest.mark.parametrize("source", ["", "item", "item.", ".genres", "movie.genres"])
@@ -70,13 +70,13 @@ def test_an_unknown_name_of_user_and_time_lists_the_known(owner: str, known: tup
 
 def test_an_unknown_field_lists_the_known() -> None:
     message = error_of(size=3)
-    assert "'genres'" in message and "'size'" in message
+    assert message.startswith("unknown field 'data.features[0].size'; known: ")
     assert message.endswith(", ".join(field.name for field in dataclasses.fields(Feature)))
 
 
 @pytest.mark.parametrize("field", ["name", "kind", "source"])
 def test_a_missing_field_is_named(field: str) -> None:
-    with pytest.raises(ConfigError, match=f"lacks {field}$"):
+    with pytest.raises(ConfigError, match=rf"^data\.features\[0\]\.{field} is not given; set "):
         build_features([{name: value for name, value in GOOD.items() if name != field}])
 
 
@@ -87,7 +87,15 @@ def test_a_name_declared_twice_is_named() -> None:
 
 @pytest.mark.parametrize("max_length", [0, -1])
 def test_a_bag_keeps_at_least_one_id(max_length: int) -> None:
-    assert f"max_length {max_length}" in error_of(max_length=max_length)
+    said = f"data.features[0].max_length={max_length}: give a whole number of at least 1"
+    assert error_of(max_length=max_length) == said
+
+
+def test_a_data_set_declares_each_name_once() -> None:
+    said = {"name": "films", "folder": "data/films", "features": [GOOD]}
+    assert build(DataSet, said, "data").features == (Feature(**GOOD),)
+    with pytest.raises(ConfigError, match=r"^data: feature names \['genres'\] are declared more than once"):
+        build(DataSet, {**said, "features": [GOOD, GOOD]}, "data")
 
 
 def test_declarations_survive_json() -> None:

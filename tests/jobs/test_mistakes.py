@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +20,13 @@ def mistake(
     """(exit status, standard error) of a job run in this process: starting one takes seconds."""
     monkeypatch.setattr(sys, "argv", [job, *overrides])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(f"jobs.{job}").main()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            importlib.import_module(f"jobs.{job}").main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return stopped.value.code, capfd.readouterr().err
 
 
@@ -51,10 +57,62 @@ def taken_port() -> Iterator[int]:
     [
         ("online", ["tabel=full"], ["tabel"]),
         ("online", ["table=fulll"], ["table/fulll", "collisionless", "full", "hash", "unified"]),
-        ("online", ["table.kind=fulll"], ["unknown table kind 'fulll'", "collisionless"]),
+        ("online", ["table.kind=fulll"], ["'fulll'", "collisionless"]),
         ("online", ["+table.wings=2"], ["wings", "embedding_dim"]),
         ("online", ["model.hidden_sizes=[0]"], ["hidden_sizes", "0"]),
         ("online", ["workers=5"], ["num_workers 5", "4 partitions", "source.num_partitions"]),
+        ("online", ["workers=two"], ["workers='two': give a whole number of at least 1"]),
+        ("online", ["workers=true"], ["workers=true: give a whole number"]),
+        ("online", ["workers=0"], ["workers=0: give a whole number of at least 1"]),
+        ("online", ["store.shards=x"], ["store.shards='x': give a whole number of at least 1"]),
+        ("online", ["replay.limit=abc"], ["replay.limit='abc'"]),
+        ("online", ["replay.enabled=perhaps"], ["replay.enabled='perhaps': give true or false, or null"]),
+        ("online", ["max_minutes=abc"], ["max_minutes='abc': give a number above 0, or null"]),
+        ("online", ["max_minutes=-1"], ["max_minutes=-1"]),
+        ("online", ["serving.sync_seconds=nan"], ["serving.sync_seconds=NaN: give a number above 0"]),
+        ("online", ["batch.max_examples=0"], ["batch.max_examples=0: give a whole number of at least 1"]),
+        (
+            "online",
+            ["source.start=yesterday"],
+            ["source.start='yesterday': give earliest or latest, or a whole number"],
+        ),
+        ("online", ["join.actions.like.window_seconds=abc"], ["join.actions.like.window_seconds='abc'"]),
+        ("online", ["+foo=1"], ["unknown field 'foo'", "max_minutes"]),
+        (
+            "online",
+            ["redis.url=redis://h/0", "redis.port=7"],
+            ["redis: url names its port itself; leave out redis.port=7"],
+        ),
+        (
+            "online",
+            ["source=parquet", "kafka.bootstrap_servers=localhost:9092"],
+            ["source=parquet", "kafka.bootstrap_servers=localhost:9092", "leave one of them out"],
+        ),
+        ("demo", ["k=abc"], ["k='abc': give a whole number of at least 1"]),
+        ("demo", ["user=[1]"], ["user=[1]: give a whole number, or text, or null"]),
+        ("train", ["epochs=x"], ["epochs='x': give a whole number of at least 1"]),
+        ("train", ["epochs=0"], ["epochs=0: give a whole number of at least 1"]),
+        ("train", ["+split.foo=1"], ["unknown field 'split.foo'; known: valid, test"]),
+        ("train", ["split.test=0.95"], ["split: valid=0.1 and test=0.95 leave nothing to train on"]),
+        ("train", ["source=kafka"], ["source.kind=kafka", "use source=parquet", "jobs.online"]),
+        ("train", ["+store.shards=2"], ["store: kind=local with shards=2; choose store=ray"]),
+        ("train", ["optimizer.first_order.learning_rate=abc"], ["optimizer.first_order.learning_rate='abc'"]),
+        ("rank", ["user=7", "k=abc"], ["k='abc': give a whole number of at least 1"]),
+        ("rank", ["user=7", "candidates=5"], ["candidates=5: give a list"]),
+        ("rank", ["user=7.5"], ["user=7.5: give a whole number, or text"]),
+        ("lookup", ["ids=5"], ["ids=5: give a list"]),
+        ("lookup", ["ids=[]"], ["ids=[]: give a list"]),
+        ("serve", ["port=abc"], ["port='abc': give a whole number between 1 and 65535, or null"]),
+        ("serve", ["host=host.invalid"], ["host=host.invalid port=8000: can not listen there"]),
+        ("serve", ["host=203.0.113.1"], ["host=203.0.113.1 port=8000: can not listen there"]),
+        ("publish", ["run=x", "serving.row_format=int4"], ["serving.row_format='int4': give float32 or float16"]),
+        ("publish", ["run=x", "serving.model=a:b"], ["serving: ", "'a:b'"]),
+        (
+            "replay",
+            ["kafka.bootstrap_servers=h:1", "events_per_second=0"],
+            ["events_per_second=0: give a number above 0"],
+        ),
+        ("prepare", ["data.name=5"], ["data.name=5: give text"]),
         ("online", ["store=local"], ["store.kind=local", "store=ray"]),
         ("online", ["optimizer.rows.learning_rate=-1"], ["learning_rate", "-1"]),
         ("online", ["serving.row_format=int4"], ["int4", "float16"]),
@@ -127,3 +185,14 @@ def test_a_port_in_use(
     assert str(taken_port) in stderr
     assert "in use" in stderr
     assert len(stderr.strip().splitlines()) == 1
+
+
+def test_a_port_that_serve_can_not_have(
+    taken_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, stderr = mistake("serve", f"port={taken_port}", monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2
+    assert stderr.startswith(f"serve: host=127.0.0.1 port={taken_port}: can not listen there, ")
+    assert "Address already in use" in stderr
+    assert len(stderr.splitlines()) == 1

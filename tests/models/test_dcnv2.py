@@ -6,6 +6,7 @@ import torch
 from torchrec.modules.crossnet import CrossNet
 
 from recsys.errors import ConfigError
+from recsys.models import build_config
 from recsys.models.dcnv2 import CrossNetwork, DCNv2, DCNv2Config
 
 
@@ -120,15 +121,15 @@ def test_needs_first_order_follows_the_option() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "dcn"}, "unknown kind of DCNv2Config 'dcn'; known: dcnv2"),
-        ({"structure": "both"}, "unknown structure of dcnv2 'both'; known: parallel, stacked"),
-        ({"num_cross_layers": 0}, "num_cross_layers is 0; give a whole number of at least 1"),
-        ({"hidden_sizes": "400"}, "hidden_sizes is '400'; give the size of each hidden layer"),
-        ({"dropout": -0.1}, "dropout is -0.1; give the probability"),
-        ({"batch_norm": 1}, "batch_norm is 1; give true or false"),
-        ({"first_order": None}, "first_order is None; give true or false"),
+        ({"structure": "both"}, "model.structure='both': give parallel or stacked"),
+        ({"num_cross_layers": 0}, "model.num_cross_layers=0: give a whole number of at least 1"),
+        ({"hidden_sizes": "400"}, "model.hidden_sizes='400': give a list"),
+        ({"hidden_sizes": [400, 0]}, r"model.hidden_sizes\[1\]=0: give a whole number of at least 1"),
+        ({"dropout": -0.1}, "model.dropout=-0.1: give a number of at least 0 and below 1"),
+        ({"batch_norm": 1}, "model.batch_norm=1: give true or false"),
+        ({"first_order": None}, "model.first_order=null: give true or false"),
     ],
 )
 def test_bad_config(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DCNv2Config(**fields)
+        build_config({"kind": "dcnv2", **fields})

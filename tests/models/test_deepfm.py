@@ -8,6 +8,7 @@ import torch
 from torchrec.modules.deepfm import DeepFM as TorchrecDeepPart
 
 from recsys.errors import ConfigError
+from recsys.models import build_config
 from recsys.models.deepfm import DeepFM, DeepFMConfig
 
 
@@ -118,7 +119,7 @@ def test_forgotten_first_order_is_not_taken_for_zero() -> None:
 
 
 def test_lists_become_tuples_and_configs_compare() -> None:
-    config = DeepFMConfig(hidden_sizes=[8, 4], dropout=0)
+    config = build_config({"kind": "deepfm", "hidden_sizes": [8, 4], "dropout": 0})
     assert config.hidden_sizes == (8, 4)
     assert config == DeepFMConfig(hidden_sizes=(8, 4), dropout=0.0)
     assert hash(config) == hash(DeepFMConfig(hidden_sizes=(8, 4)))
@@ -128,12 +129,11 @@ def test_lists_become_tuples_and_configs_compare() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "dcnv2"}, "unknown kind of DeepFMConfig 'dcnv2'; known: deepfm"),
-        ({"hidden_sizes": []}, r"hidden_sizes is \[\]; give the size of each hidden layer"),
-        ({"dropout": 1.0}, "dropout is 1.0; give the probability"),
-        ({"batch_norm": "no"}, "batch_norm is 'no'; give true or false"),
+        ({"hidden_sizes": []}, r"model.hidden_sizes=\[\]: give a list .* \(not empty\)"),
+        ({"dropout": 1.0}, "model.dropout=1.0: give a number of at least 0 and below 1"),
+        ({"batch_norm": "no"}, "model.batch_norm='no': give true or false"),
     ],
 )
 def test_bad_config(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DeepFMConfig(**fields)
+        build_config({"kind": "deepfm", **fields})

@@ -1,5 +1,6 @@
 """The layout of a published run: keys and values there and back, for every id and every number."""
 
+import struct
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
-from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, version_of, versioned
+from recsys.rows.layout import Layout, id_of_text, id_text, payload_of, pointer_key, tombstone, versioned
 
 LAYOUT = Layout(model="films", run="r1")
 EXTREMES = [-(2**63), -1, 0, 1, 2**63 - 1]
@@ -20,6 +21,10 @@ FORMATS = ["float32", "float16"]
 def floats(width: Literal[16, 32], count: int) -> st.SearchStrategy[np.ndarray]:
     numbers = st.floats(width=width, allow_nan=False, allow_infinity=False)
     return st.lists(numbers, min_size=count, max_size=count).map(lambda found: np.array(found, np.float32))
+
+
+def version_of(value: bytes) -> int:
+    return int(struct.unpack(">d", value[:8])[0])
 
 
 @given(st.lists(INT64, max_size=8))
@@ -129,6 +134,12 @@ def test_distinct_ids_have_distinct_keys(one: int | str, other: int | str) -> No
     same = type(one) is type(other) and one == other
     assert (LAYOUT.user_key(one) == LAYOUT.user_key(other)) == same
     assert (LAYOUT.item_key(one) == LAYOUT.item_key(other)) == same
+
+
+@given(INT64 | st.text(max_size=5) | st.sampled_from(["7", '"', '""7', "-7"]))
+def test_an_id_comes_back_from_its_text(id_: int | str) -> None:
+    found = id_of_text(id_text(id_))
+    assert found == id_ and type(found) is type(id_)
 
 
 def test_keys_of_a_run_share_its_prefix_and_no_other_runs() -> None:

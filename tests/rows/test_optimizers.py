@@ -107,16 +107,18 @@ def test_optimizers_and_groups_survive_their_plain_form(optimizer: Optimizer) ->
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "sdg"}, "unknown optimizer 'sdg'; known: sgd, adagrad, rowwise_adagrad, adam"),
-        ({"learning_rate": 1.0}, "unknown optimizer None"),
+        ({"kind": "sdg"}, "unknown optimizer.kind 'sdg'; known: sgd, adagrad, rowwise_adagrad, adam"),
+        ({"learning_rate": 1.0}, "unknown optimizer.kind None"),
         (
             {"kind": "sgd", "learning_rate": 1.0, "lr": 2},
-            "unknown field of optimizer sgd 'lr'; known: learning_rate",
+            "unknown field 'optimizer.lr'; known: learning_rate",
         ),
-        ({"kind": "sgd"}, "optimizer sgd has no learning_rate; set one"),
-        ({"kind": "adam", "learning_rate": 0.0}, "learning_rate 0.0 must be a finite number above 0"),
-        ({"kind": "adam", "learning_rate": float("nan")}, "learning_rate nan must be"),
-        ({"kind": "adam", "learning_rate": float("inf")}, "learning_rate inf must be"),
+        ({"kind": "sgd"}, "optimizer.learning_rate is not given; set optimizer.learning_rate="),
+        ({"kind": "adam", "learning_rate": 0.0}, "^optimizer.learning_rate=0.0: give a number above 0$"),
+        ({"kind": "adam", "learning_rate": float("nan")}, "learning_rate=NaN: give a number above 0"),
+        ({"kind": "adam", "learning_rate": float("inf")}, "learning_rate=Infinity: give a number above 0"),
+        ({"kind": "adam", "learning_rate": 0.1, "beta1": 1}, "beta1=1: give a number of at least 0 and below 1"),
+        ({"kind": "adagrad", "learning_rate": 0.1, "eps": 0}, "eps=0: give a number above 0"),
     ],
 )
 def test_mistakes_are_told(fields: dict[str, object], message: str) -> None:

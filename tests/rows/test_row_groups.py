@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import ConfigError
+from recsys.fields import build
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
 from recsys.rows.array import ArrayIndex
 from recsys.rows.initial import Initial
@@ -31,8 +32,8 @@ def test_groups_that_can_not_be(fields: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_an_initial_scale_that_can_not_be(scale: float) -> None:
-    with pytest.raises(ConfigError, match="must be a finite number, 0 or more"):
-        Initial(scale=scale)
+    with pytest.raises(ConfigError, match=r"^initial\.scale=.*: give a number of at least 0$"):
+        build(Initial, {"scale": scale}, "initial")
 
 
 def test_two_groups_of_one_name_must_be_equal() -> None:

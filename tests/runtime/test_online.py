@@ -12,8 +12,9 @@ from composing import composed
 
 from recsys.datasets.prepared import open_prepared
 from recsys.datasets.replay import replay_events
-from recsys.embedded.kafka import EmbeddedKafka, create_topics, kafka_unavailable
-from recsys.errors import DataError
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
+from recsys.embedded.redis import EmbeddedRedis
+from recsys.errors import ServiceError
 from recsys.events import ACTIONS, FACTS, IMPRESSIONS
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.events import KafkaEvents
@@ -23,6 +24,7 @@ from recsys.runtime.replaying import send_paced
 from recsys.runtime.settings import OnlineSettings, Topology, build_settings
 from recsys.runtime.summary import summarize, write_run_report, write_summary
 from recsys.serving import Lookup, Ranker
+from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.predictions import read_predictions
@@ -118,8 +120,15 @@ def test_somebody_elses_stream_with_malformed_events(
         prepared = open_prepared(films)
         send_paced(replay_events(prepared, 500), events, events_per_second=None, closes=(FACTS, IMPRESSIONS, ACTIONS))
         summary, _, _ = trained_on(run)
+        again, _, _ = trained_on(
+            settings(f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", name="again")
+        )
     assert summary["examples"] == 500
     assert summary["examples_lost"] is None  # not our data: nothing to count against
+    assert summary["examples_duplicated"] == 0
+    # another run over the same topics joins the events anew, and does not read what the first one joined
+    assert (again["examples"], again["examples_duplicated"]) == (500, 0)
+    assert again["auc_last_half"] == summary["auc_last_half"]
     assert summary["dead_letters"] == len(bad)
     letters = [json.loads(line) for line in next(run.folder.glob("dead-letters-0/*")).read_text().splitlines()]
     assert [letter["offset"] for letter in letters] == list(range(len(bad)))
@@ -133,15 +142,58 @@ def test_auto_says_why_it_reads_files(settings: Callable[..., OnlineSettings], m
     assert any("neither KAFKA_HOME nor Maven" in line for line in said)
 
 
-def test_an_actor_that_fails_ends_the_run_with_its_own_error(settings: Callable[..., OnlineSettings]) -> None:
-    """An id outside a full table: the worker's DataError comes out as it went in, remedy and all."""
-    run = settings("source=parquet", "replay.limit=200", "table=full")
+def test_a_full_table_leaves_out_ids_that_it_can_not_hold(settings: Callable[..., OnlineSettings]) -> None:
+    """New items come while a fixed table is trained: their ids are left out and counted, the rest is learned."""
+    run = settings("source=parquet", "replay.limit=400", "table=full")
     features = tuple(
         dataclasses.replace(f, num_embeddings=10) if f.table_name == "item" else f for f in run.blueprint.features
     )
     run = dataclasses.replace(run, blueprint=dataclasses.replace(run.blueprint, features=features))
-    with pytest.raises(DataError, match="raise the feature's num_embeddings"):
-        trained_on(run)
+    summary, _, _ = trained_on(run)
+    assert (summary["examples"], summary["examples_lost"]) == (400, 0)
+    assert summary["unknown_ids"] > 300  # 51 of 60 items, shown, liked and in histories
+    assert summary["parity_max_abs_error"] <= 1e-5
+
+
+def test_without_redis_at_the_end_what_was_learned_is_saved(
+    settings: Callable[..., OnlineSettings], tmp_path: Path
+) -> None:
+    redis = EmbeddedRedis(tmp_path / "elsewhere")
+    run = settings("source=parquet", f"redis.url={redis.url}", "serving.sync_seconds=600")
+
+    def stop_redis(progress: Progress) -> None:
+        redis.stop()
+
+    at_its_end = r"Redis did not take .* python -m jobs.publish run="
+    with pytest.raises(ServiceError, match=at_its_end), train_online(run, print, stop_redis):
+        raise AssertionError("nothing was published")
+    checkpoint = load_checkpoint(run.folder / "checkpoint")
+    assert checkpoint.about["finished"]
+    assert len(checkpoint.rows.groups["item"].keys_U) == 60
+
+
+@needs_kafka
+@pytest.mark.timeout(200)
+def test_without_kafka_half_way_what_was_learned_is_saved(
+    settings: Callable[..., OnlineSettings], films: Path, tmp_path: Path
+) -> None:
+    """The joiner's own error ends the run, and says where the rest is."""
+    with EmbeddedKafka(tmp_path / "external") as kafka:
+        run = settings(f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", name="cut")
+        events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=4)
+        create_topics(kafka.bootstrap_servers, events.topics)
+        send_paced(replay_events(open_prepared(films), 2000), events, events_per_second=None, closes=())
+
+        def stop_kafka(progress: Progress) -> None:
+            if progress.examples:
+                kafka.stop()
+
+        its_own = rf"Kafka at .* what was learned is in {run.folder}/checkpoint"
+        with pytest.raises(ServiceError, match=its_own), train_online(run, print, stop_kafka):
+            raise AssertionError("the stream has no end")
+    checkpoint = load_checkpoint(run.folder / "checkpoint")
+    assert not checkpoint.about["finished"]
+    assert len(checkpoint.rows.groups["user"].keys_U) > 0
 
 
 def test_topology_shares_out_partitions() -> None:

@@ -1,5 +1,8 @@
 """The HTTP service: answers equal the Python client's, and each refusal has a status and a reason."""
 
+import html
+import re
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -116,6 +119,7 @@ def refusal(answer: httpx.Response, status: int) -> str:
         ({"feature": "item", "ids": [""]}, "body.ids.0"),
         ({"feature": "item", "ids": ["x" * 257]}, "body.ids.0"),
         ({"feature": 7, "ids": [1]}, "body.feature: Input should be a valid string"),
+        ({"feature": "item", "ids": [1], "id": 2}, "body.id: Extra inputs are not permitted"),
         ([], "body: "),
     ],
 )
@@ -130,7 +134,9 @@ def test_bad_lookups(client: httpx.Client, body: Any, named: str) -> None:
         ({"user": None}, "body.user"),
         ({"user": 1, "k": 0}, "body.k: Input should be greater than or equal to 1"),
         ({"user": 1, "k": 10_001}, "body.k"),
-        ({"user": 1, "candidates": []}, "body.candidates"),
+        ({"user": 1, "candidates": [1] * 10_001}, "body.candidates"),
+        ({"user": 1, "candidate": [1]}, "body.candidate: Extra inputs are not permitted"),
+        ({"user": 1, "context": {"time_ms": 5}}, "body.context: Extra inputs are not permitted"),
         ({"user": 1, "candidates": [1, [2]]}, "body.candidates.1"),
         ({"user": 1, "time_ms": -1}, "body.time_ms"),
     ],
@@ -163,13 +169,15 @@ def test_what_can_not_be_asked_of_this_model(client: httpx.Client) -> None:
     assert reason.startswith("'Western' is not in the vocabulary of feature 'genres': Drama")
     reason = refusal(client.post("/v1/rank", json={"user": 1, "time_ms": 2**53}), 400)
     assert "must be milliseconds since 1970" in reason
+    reason = refusal(client.post("/v1/rank", json={"user": 1, "candidates": []}), 400)
+    assert reason == "candidates are an empty list; name at least one, or leave them out to rank all items"
 
 
 def test_an_id_outside_a_full_table(redis_url: str) -> None:
     films("full", learned=False).serve(redis_url, "app-full")
     with app_client(redis_url, "app-full") as full:
         reason = refusal(full.post("/v1/lookup", json={"feature": "item", "ids": [100]}), 400)
-        assert "row key 100 is outside [0, 100)" in reason
+        assert "id 100 is outside [0, 100)" in reason
         assert full.post("/v1/lookup", json={"feature": "item", "ids": [99]}).status_code == 200
 
 
@@ -186,6 +194,26 @@ def test_unreachable() -> None:
     with app_client("redis://ranker:sesame@127.0.0.1:1/0", "app") as nowhere:
         reason = refusal(nowhere.post("/v1/rank", json={"user": 1}), 503)
         assert reason.startswith("Redis does not answer") and "sesame" not in reason
+
+
+def test_docs_need_no_network_and_their_commands_work(client: httpx.Client) -> None:
+    answer = client.get("/docs")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"<(?:script|link|img|iframe)|@import|url\(", answer.text)
+    assert set(re.findall(r"https?://[^/\s]*/", answer.text)) == {f"{client.base_url}/"}
+    commands = [shlex.split(html.unescape(found)) for found in re.findall(r"<pre>(.*?)</pre>", answer.text)]
+    tried = {}
+    for curl, url, *options in commands:
+        assert curl == "curl"
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        name, _, value = given.get("-H", "accept: */*").partition(": ")
+        method = "POST" if "-d" in given else "GET"
+        found = client.request(method, url, content=given.get("-d"), headers={name: value})
+        assert found.status_code == 200
+        tried[found.request.url.path] = found.json()
+    assert set(tried) == set(client.get("/openapi.json").json()["paths"])
+    assert len(tried["/v1/rank"]["items"]) == 2 and len(tried["/v1/lookup"]["embeddings"]) == 3
+    assert re.findall(r'href="([^"]*)"', answer.text) == ["openapi.json"]
 
 
 def test_other_paths(client: httpx.Client) -> None:

@@ -9,10 +9,12 @@ from redis import Redis
 from served_films import HOUR_MS, MODELS, TABLES, Films, films
 
 from recsys.errors import ConfigError, DataError, ServiceError
-from recsys.features.state import Id
+from recsys.features.state import FeatureState, Id
 from recsys.rows.layout import Layout
+from recsys.rows.local import LocalRows
 from recsys.serving import Ranker, Ranking
 from recsys.serving.ranker import Scorer, StateFeatures
+from recsys.sync.run import publish_run
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
 
@@ -134,8 +136,37 @@ def test_all_items_liked_leaves_nothing(redis_url: str) -> None:
         trained.state.count_like(3, item, trained.time_ms)
     trained.serve(redis_url, "rank-nothing")
     ranker = Ranker.connect(redis_url, "rank-nothing")
-    for ranking in (ranker.rank(3), ranker.rank(3, [])):
-        assert (ranking.items, ranking.scores, ranking.titles) == ([], [], [])
+    ranking = ranker.rank(3)
+    assert (ranking.items, ranking.scores, ranking.titles) == ([], [], [])
+
+
+def test_no_candidates_are_refused(redis_url: str) -> None:
+    """Where a filter has left nothing, "all items" would be the wrong answer, and so would silence."""
+    ranker = Ranker.connect(redis_url, "rank-none")
+    for none in ([], (), np.array([], np.int64)):
+        with pytest.raises(ConfigError) as raised:
+            ranker.rank(3, none)  # type: ignore[arg-type]
+        assert str(raised.value) == (
+            "candidates are an empty list; name at least one, or leave them out to rank all items"
+        )
+
+
+def test_the_list_of_items_is_read_when_it_has_grown(redis_url: str, client: Redis) -> None:
+    trained = films(learned=False, strings=True)
+    publisher = trained.serve(redis_url, "rank-list")
+    run, _ = Ranker.connect(redis_url, "rank-list").published.current()
+    evens, odds = list(range(0, 20, 2)), sorted(f"tt{n}" for n in range(1, 20, 2))
+    with client.monitor() as monitor:
+        assert run.item_ids() == (*evens, *odds)
+        assert run.item_ids() is run.item_ids()
+        trained.state.put_facts("item", 7, 0, {"title": "Seven"})
+        trained.state.put_facts("item", "tt0", 0, {"title": "Zero"})
+        trained.state.put_facts("item", 2, 5, {"title": "Two"})
+        publisher.publish()
+        assert run.item_ids() == (*sorted([*evens, 7]), "tt0", *odds)
+        client.echo("the end")
+        commands = iter(lambda: str(monitor.next_command()["command"]), "ECHO the end")
+        assert sum("SMEMBERS" in command for command in commands) == 2
 
 
 def test_k_best(redis_url: str) -> None:
@@ -283,6 +314,39 @@ def test_threads_rank_while_versions_change(redis_url: str) -> None:
     assert_as_trained(ranker.rank(1, trained.items, k=20), trained, 1, trained.time_ms)
 
 
+def test_the_same_run_in_another_row_format_is_refused_and_served_on(redis_url: str, client: Redis) -> None:
+    """A reader keeps the format that it opened the run with: rows of both would be mixed in its answers."""
+    trained = films()
+    trained.serve(redis_url, "rank-formats")
+    ranker = Ranker.connect(redis_url, "rank-formats")
+    before = ranker.rank(1, trained.items, k=20)
+    refused = "run 'r1' of model 'rank-formats' is published with another row_format; publish from a folder of another"
+    with pytest.raises(ConfigError, match=refused):
+        publish(trained, redis_url, Layout(model="rank-formats", run="r1", row_format="float16"))
+    assert not [*client.scan_iter("recsys:rank-formats:r1:float16:*")]
+    for asked in (ranker, Ranker.connect(redis_url, "rank-formats")):
+        assert asked.rank(1, trained.items, k=20) == before
+    publish(trained, redis_url, Layout(model="rank-formats", run="r1-half", row_format="float16"))
+    half = ranker.rank(1, trained.items, k=20)
+    assert half.versions.run == "r1-half" and half.scores != before.scores
+    assert_as_trained(half, trained, 1, trained.time_ms, TOLERANCE["float16"])
+
+
+def publish(trained: Films, redis_url: str, layout: Layout) -> None:
+    """All of it, as out of a checkpoint."""
+    store = LocalRows(trained.recommender.groups)
+    store.restore(trained.trainer.store.snapshot())
+    publish_run(
+        redis_url,
+        layout,
+        blueprint=trained.blueprint,
+        store=store,
+        features=[FeatureState.from_json(trained.state.to_json())],
+        time_ms=trained.time_ms,
+        about={},
+    )
+
+
 # --- what is refused
 
 
@@ -312,10 +376,11 @@ def test_ids_in_all_their_forms(redis_url: str) -> None:
             ranker.rank(user, candidates)  # type: ignore[arg-type]
 
 
-def test_an_unknown_user_of_a_full_table_is_refused_as_in_training(redis_url: str) -> None:
-    films("full", learned=False).serve(redis_url, "rank-full")
-    with pytest.raises(DataError, match=r"row key 100 is outside \[0, 100\); raise the feature's num_embeddings"):
-        Ranker.connect(redis_url, "rank-full").rank(100, [1])
+def test_ids_that_a_full_table_does_not_know_are_ranked_as_in_training(redis_url: str) -> None:
+    trained = films("full")
+    trained.serve(redis_url, "rank-full")
+    ranking = Ranker.connect(redis_url, "rank-full").rank(100, [1, 2, 101, -1])
+    assert_as_trained(ranking, trained, 100, trained.time_ms)
 
 
 def test_nothing_published_and_unreachable(redis_url: str) -> None:

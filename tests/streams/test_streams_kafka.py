@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from recsys.embedded.kafka import EmbeddedKafka, create_topics, kafka_unavailable
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.events import END_PAYLOAD, Action, Facts, Impression, decode
 from recsys.streams.kafka import KafkaSink, KafkaSource
+from recsys.streams.kafka_topics import create_topics
 from recsys.streams.partitioner import partition_of
 from recsys.streams.replay import ReplayCounts, replay
 from recsys.streams.source import Partition

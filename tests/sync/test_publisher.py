@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import signal
+import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from recsys.embedded.redis import EmbeddedRedis
-from recsys.errors import ServiceError
+from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges, FeatureState, History, history_to_json, user_from_json
 from recsys.hashing import Floats, Keys
+from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.routing import NUM_BUCKETS, shard_buckets
 from recsys.rows.initial import Initial
-from recsys.rows.layout import Layout, payload_of, pointer_key, version_of
+from recsys.rows.layout import Layout, payload_of, pointer_key
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
 from recsys.rows.store import Changes, Deletes, RowGroup, Upserts
@@ -80,6 +84,10 @@ def held(client: Redis, key: str | bytes) -> bytes:
     value = client.get(key)
     assert isinstance(value, bytes)
     return value
+
+
+def version_of(value: bytes) -> int:
+    return int(struct.unpack(">d", value[:8])[0])
 
 
 def versioned_json(client: Redis, key: str) -> tuple[int, Any]:
@@ -261,7 +269,7 @@ def test_users_and_items_of_both_kinds_of_id(client: Redis, layout: Layout) -> N
     assert (history.liked(), history.shown(), profile) == (["tt9"], ["tt9"], {})
     history, profile = user_from_json(versioned_json(client, layout.user_key(7))[1])
     assert (history.liked(), history.num_impressions, profile) == ([], 0, {"age": 30})
-    assert versioned_json(client, layout.items_key)[1] == [9, "9", "tt9", "ü:1"]
+    assert client.smembers(layout.items_key) == {b"9", b'"9', b'"tt9', '"ü:1'.encode()}
     for item in ("tt9", 9, "9", "ü:1"):
         assert versioned_json(client, layout.item_key(item))[1] == {"title": f"{item!r}"}
 
@@ -271,10 +279,14 @@ def test_the_list_of_items_grows(client: Redis, layout: Layout) -> None:
     publisher = publisher_of(client, LocalRows(GROUPS), layout, [state])
     state.put_facts("item", 2, 0, {})
     publisher.publish()
+    client.delete(layout.items_key)
     state.put_facts("item", 1, 0, {})
+    publisher.publish()
+    assert client.smembers(layout.items_key) == {b"1"}  # what was listed is not sent again
     state.put_facts("item", 2, 5, {"title": "Two"})
     publisher.publish()
-    assert versioned_json(client, layout.items_key)[1] == [1, 2]
+    publisher_of(client, LocalRows(GROUPS), layout, [FeatureState.from_json(state.to_json())]).publish()
+    assert client.smembers(layout.items_key) == {b"1", b"2"}
     assert versioned_json(client, layout.item_key(2))[1] == {"title": "Two"}
 
 
@@ -339,6 +351,86 @@ def test_describe_and_switch(client: Redis, layout: Layout) -> None:
     assert client.get(pointer_key(layout.model)) == b"r1"
 
 
+def test_a_run_is_described_once(client: Redis, layout: Layout) -> None:
+    """Readers may have opened it: what it is does not change under them; the same again is a restart."""
+    publisher = publisher_of(client, LocalRows(GROUPS), layout)
+    publisher.describe({"seed": 3, "sizes": (1, 2)}, {"data": "films"})
+    meta = held(client, layout.meta_key)
+    publisher.describe({"seed": 3, "sizes": (1, 2)}, {"data": "films", "time_ms": 7})
+    half = Layout(model=layout.model, run=layout.run, row_format="float16")
+    for described, blueprint, names in (
+        (layout, {"seed": 4, "sizes": [1, 2]}, "seed"),
+        (layout, {"seed": 3, "table": {}}, "sizes, table"),
+        (half, {"seed": 3, "sizes": [1, 2]}, "row_format"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            publisher_of(client, LocalRows(GROUPS), described).describe(blueprint, {})
+        assert str(raised.value) == (
+            f"run 'r1' of model {layout.model!r} is published with another {names}; publish from a folder of another "
+            "name, or under another serving.model"
+        )
+    assert held(client, layout.meta_key) == meta
+    for other in (Layout(model=layout.model, run="r2"), Layout(model=f"{layout.model}-half", run="r1")):
+        publisher_of(client, LocalRows(GROUPS), other).describe({"seed": 4}, {})
+
+
+def test_a_run_that_begins_takes_no_name_that_is_published(client: Redis, layout: Layout) -> None:
+    """Two runs of one second have one name; even with the same blueprint, their rows would be mixed."""
+    publisher_of(client, LocalRows(GROUPS), layout).describe({"seed": 3}, {}, fresh=True)
+    for seed in (3, 4):
+        with pytest.raises(ConfigError) as raised:
+            publisher_of(client, LocalRows(GROUPS), layout).describe({"seed": seed}, {}, fresh=True)
+        assert str(raised.value) == (
+            f"run 'r1' of model {layout.model!r} is published in this Redis already; choose another hydra.run.dir="
+        )
+    assert json.loads(held(client, layout.meta_key))["blueprint"] == {"seed": 3}
+    publisher_of(client, LocalRows(GROUPS), layout).describe({"seed": 3}, {})  # once finished, from its checkpoint
+    publisher_of(client, LocalRows(GROUPS), Layout(model=layout.model, run="r2")).describe({"seed": 3}, {}, fresh=True)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_of_those_that_describe_a_run_at_once_one_is_taken(client: Redis, layout: Layout, fresh: bool) -> None:
+    refused = []
+
+    def describe(number: int) -> None:
+        blueprint, about = ({"seed": 3}, {"seed": number}) if fresh else ({"seed": number}, {})
+        with Redis(port=client.connection_pool.connection_kwargs["port"]) as own:
+            try:
+                publisher_of(own, LocalRows(GROUPS), layout).describe(blueprint, about, fresh=fresh)
+            except ConfigError:
+                refused.append(number)
+
+    threads = [threading.Thread(target=describe, args=[seed]) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    meta = json.loads(held(client, layout.meta_key))
+    assert sorted([*refused, meta["seed"] if fresh else meta["blueprint"]["seed"]]) == list(range(8))
+
+
+def test_a_finished_run_published_again_from_its_checkpoint_changes_nothing(client: Redis, layout: Layout) -> None:
+    """Online it lay on two shards, whose numbers add up; from its checkpoint it is one store with fewer."""
+    parts = [LocalRows(GROUPS, buckets=shard_buckets(shard, 2), num_buckets=NUM_BUCKETS) for shard in range(2)]
+    online, state = ShardedRows(GROUPS, [LocalShard(part) for part in parts]), FeatureState()
+    for _ in range(3):
+        online.push({"item": (np.arange(10), np.ones((10, 2), np.float32))}, 0)
+    online.delete({"item": keys_of(3)})
+    state.count_like(7, "tt1", 20)
+    state.put_facts("item", "tt1", 0, {"title": "One"})
+    before = publisher_of(client, online, layout, [state]).publish()
+    assert (before.rows, before.users, before.items) == (9, 1, 1)
+    keys = [*client.scan_iter(f"{layout.prefix}*")]
+    values = {key: client.get(key) for key in keys if key != layout.items_key.encode()}
+
+    restored = LocalRows(GROUPS)
+    restored.restore(online.snapshot())
+    again = publisher_of(client, restored, layout, [FeatureState.from_json(state.to_json())], time_ms=9).publish()
+    assert (again.rows, again.deletes, again.users, again.items) == (0, 0, 0, 0)
+    assert {key: client.get(key) for key in values} == values
+    assert rows_in_redis(client, layout, "item", 2, 3) == [-3, None]
+
+
 def test_runs_lie_beside_each_other(client: Redis, layout: Layout) -> None:
     other = Layout(model=layout.model, run="r2", row_format="float16")
     for at, named in enumerate((layout, other)):
@@ -365,6 +457,39 @@ def test_versions_come_last(client: Redis, layout: Layout) -> None:
     assert seen == [[-1.0] * 10]
 
 
+def test_dense_parameters_are_of_one_version_at_any_time(client: Redis, layout: Layout) -> None:
+    """A model of some layers from before a step and some from after it was never trained."""
+    dense = RowGroup(name="dense", width=4, optimizer=SGD(learning_rate=1.0), num_rows=2000)
+    keys = np.arange(2000)
+    store = LocalRows([dense])
+    publisher = publisher_of(client, store, layout)
+    store.push({"dense": (keys, store.pull({"dense": keys})["dense"])}, 0)  # all zeros
+    publisher.publish()
+    seen: list[float] = []
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def read() -> None:
+        try:
+            with Redis(port=client.connection_pool.connection_kwargs["port"]) as own:
+                reader = PublishedRows(own, layout, {"dense": dense})
+                while not stop.is_set():
+                    rows = reader.pull({"dense": keys})["dense"]
+                    assert (rows == rows[0, 0]).all(), "a mix of versions"
+                    seen.append(float(rows[0, 0]))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(40):
+        store.push({"dense": (keys, np.full((2000, 4), -1, np.float32))}, 0)
+        assert publisher.publish().rows == 2000
+    stop.set()
+    thread.join()
+    assert not errors
+    assert seen == sorted(seen) and len(set(seen)) > 3
+
+
 # --- outages
 
 
@@ -375,7 +500,7 @@ def quick_client(url: str) -> Redis:
 def kill(server: EmbeddedRedis) -> None:
     """SIGKILL: no farewell, as in a crash. Returns once it is gone."""
     os.kill(json.loads((server.folder / "redis.json").read_text())["pid"], signal.SIGKILL)
-    server._server.stop()
+    server.process.stop()
 
 
 class KillsAt(Layout):
@@ -435,9 +560,11 @@ def test_an_outage_delays_and_loses_nothing(tmp_path: Path, at: str) -> None:
         server = EmbeddedRedis(tmp_path, port=server.port).ready()
         assert rows_in_redis(client, layout, "item", 1, 2, 3) == ([-1, -6, None] if at == "versions" else [-1, -1, -1])
         published = publisher.publish()
-        assert (published.rows, published.deletes, published.users, published.items) == (1, 1, 1, 1)
+        written = (published.users, published.items, published.rows, published.deletes)
+        already = {"features": 2, "rows": 2, "versions": 4}[at]
+        assert written == (0, 0, 0, 0)[:already] + (1, 1, 1, 1)[already:]
         assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-1, -6, None]
-        assert versioned_json(client, layout.items_key)[1] == ["tt1"]
+        assert client.smembers(layout.items_key) == {b'"tt1'}
         assert versioned_json(client, layout.item_key("tt1"))[1] == {"title": "One"}
         assert versioned_json(client, layout.user_key(7))[1]["history"]["likes"] == [[20, "tt1"]]
         assert versioned_json(client, layout.versions_key)[1]["version"] == published.version

@@ -11,6 +11,7 @@ from recsys.rows.optimizers import SGD
 from recsys.rows.store import Snapshot, fresh_rows
 from recsys.tables.collisionless import CollisionlessConfig
 from recsys.tables.embeddings import Embeddings
+from recsys.tables.full import FullConfig
 from recsys.tables.table import Pooling
 
 
@@ -77,3 +78,34 @@ def test_each_row_is_pulled_once() -> None:
     looked = embeddings.look(addressed, store.pull(addressed.keys))
     vectors_ND = embeddings.vectors("f", "t", looked)
     assert torch.equal(vectors_ND[:, 0], torch.tensor([3.0, 1.0, 3.0, 1.0]))
+
+
+def sized(name: str, num_embeddings: int, *features: str) -> FullConfig:
+    return FullConfig(
+        name=name,
+        embedding_dim=2,
+        num_embeddings=num_embeddings,
+        feature_names=features,
+        optimizer=SGD(learning_rate=1.0),
+    )
+
+
+def test_ids_that_a_table_does_not_know_leave_their_bags_with_their_weights() -> None:
+    embeddings = Embeddings([sized("t", 5, "f", "g"), sized("smaller", 3, "f")])
+    bag = Bag.of_lists([[7, 1, 4], [], [-1], [2]])._replace(weights=np.arange(5, dtype=np.float32))
+    whole = Bag.of_lists([[4], [0], [], []])
+    kept, num_unknown = embeddings.known_bags({"f": bag, "g": whole, "other": bag})
+    assert num_unknown == 3  # 7 once, though neither table knows it; 4, unknown to one; -1
+    assert kept["f"].ids_N.tolist() == [1, 2] and kept["f"].offsets.tolist() == [0, 1, 1, 1, 2]
+    assert kept["f"].weights is not None and kept["f"].weights.tolist() == [1, 4]
+    assert kept["f"].ids_N.dtype == kept["f"].offsets.dtype == np.int64
+    assert kept["g"] is whole and kept["other"] is bag
+    assert bag.ids_N.tolist() == [7, 1, 4, -1, 2]
+
+
+def test_a_single_id_that_the_table_does_not_know_is_refused() -> None:
+    embeddings = Embeddings([sized("t", 5, "f")])
+    store = LocalRows(list(embeddings.groups.values()))
+    assert embeddings.embed("t", "f", np.array([4, 0]), store).shape == (2, 2)
+    with pytest.raises(DataError, match=r"^feature 'f': id 5 is outside \[0, 5\); raise the feature's"):
+        embeddings.embed("t", "f", np.array([4, 5, -1]), store)

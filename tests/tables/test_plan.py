@@ -8,8 +8,7 @@ from recsys import hashing
 from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.rows.optimizers import SGD
-from recsys.tables import build_table
-from recsys.tables.plan import plan_tables
+from recsys.tables import build_table, plan_tables
 from recsys.tables.table import TableConfig
 
 USER = Feature(name="user", kind="id", source="user.id", num_embeddings=100)
@@ -59,6 +58,8 @@ def test_unified_counts_each_vocabulary_once_in_bytes_of_the_full_tables() -> No
     (group,) = build_table(table).groups
     assert (group.num_rows, group.width) == (300, 2)  # 150 ids x 8 floats / 2 = 300 rows x 2 floats
     assert table.feature_names == ("user", "item", "liked")
+    (larger,) = plan([USER, LIKED, ITEM], kind="unified", num_chunks=1)  # liked declares 60 of item's vocabulary
+    assert num_rows(larger) == 160
 
 
 def test_sizes_that_are_not_known_need_none_where_the_kind_needs_none() -> None:
@@ -70,34 +71,46 @@ def test_sizes_that_are_not_known_need_none_where_the_kind_needs_none() -> None:
 @pytest.mark.parametrize(
     ("features", "fields", "message"),
     [
-        ([USER], {"kind": "fulll"}, "unknown table kind 'fulll'; known: full, hash, unified, collisionless"),
-        ([USER], {"embedding_dim": 4}, "unknown table kind None; known: full"),
+        ([USER], {"kind": "fulll"}, "unknown table.kind 'fulll'; known: full, hash, unified, collisionless$"),
+        ([USER], {"embedding_dim": 4}, "unknown table.kind None; known: full"),
         (
             [USER],
             {"kind": "full", "compression": 4},
-            "unknown field of table kind=full 'compression'; known: kind, embedding_dim",
+            "unknown field 'table.compression'; known: kind, embedding_dim, pooling, absent, initial_scale$",
         ),
-        ([USER], {"kind": "hash", "buckets": 4}, "unknown field of table kind=hash 'buckets'; .*num_buckets"),
-        ([USER], {"kind": "full", "embedding_dim": 0}, "table 'user': embedding_dim 0 must be at least 1"),
-        ([USER], {"kind": "full", "pooling": "max"}, "table 'user': pooling 'max' must be 'sum' or 'mean'"),
-        ([USER], {"kind": "full", "initial_scale": -1}, "initial scale -1.0 must be a finite number"),
-        ([USER], {"kind": "full", "absent": "null"}, "absent 'null' must be 'initial' or 'zeros'"),
+        (
+            [USER],
+            {"kind": "hash", "buckets": 4},
+            "unknown field 'table.buckets'; known: .*initial_scale, num_buckets, compression$",
+        ),
+        ([USER], {"kind": "full", "embedding_dim": 0}, "table.embedding_dim=0: give a whole number of at least 1"),
+        ([USER], {"kind": "full", "embedding_dim": "abc"}, "table.embedding_dim='abc': give a whole number"),
+        ([USER], {"kind": "hash", "num_buckets": 2.5}, "table.num_buckets=2.5: give a whole number"),
+        ([USER], {"kind": "unified", "num_chunks": "two"}, "table.num_chunks='two': give a whole number"),
+        ([USER], {"kind": "full", "pooling": "max"}, "table.pooling='max': give sum or mean"),
+        ([USER], {"kind": "full", "initial_scale": -1}, "table.initial_scale=-1: give a number of at least 0"),
+        ([USER], {"kind": "full", "absent": "null"}, "table.absent='null': give initial or zeros"),
         ([UNSIZED], {"kind": "full"}, "table 'query' .kind=full.: num_embeddings is None; set the feature's"),
-        ([UNSIZED], {"kind": "hash"}, "table 'query': num_embeddings is not known; set table.num_buckets"),
-        ([USER], {"kind": "hash", "num_buckets": 0}, "num_buckets is 0; set num_buckets"),
-        ([USER], {"kind": "hash", "num_buckets": -5}, "num_buckets is -5; set num_buckets"),
-        ([USER], {"kind": "hash", "compression": 0.5}, "compression 0.5 must be 1 or more"),
-        ([USER], {"kind": "hash", "compression": float("nan")}, "compression nan must be 1 or more"),
+        (
+            [UNSIZED],
+            {"kind": "hash"},
+            "table 'query' .kind=hash.: num_buckets is None; set num_buckets",
+        ),
+        ([USER], {"kind": "hash", "num_buckets": 0}, "table.num_buckets=0: give a whole number of at least 1"),
+        ([USER], {"kind": "hash", "num_buckets": -5}, "table.num_buckets=-5: give a whole number of at least 1"),
+        ([USER], {"kind": "hash", "compression": 0.5}, "table.compression=0.5: give a number of at least 1"),
+        ([USER], {"kind": "hash", "compression": float("nan")}, "table.compression=NaN: give a number of at least 1"),
         ([USER, UNSIZED], {"kind": "unified"}, "num_embeddings of query is not known; set table.num_rows"),
-        ([USER], {"kind": "unified", "num_rows": 0}, "num_rows is 0; set num_rows"),
+        ([USER], {"kind": "unified", "num_rows": 0}, "table.num_rows=0: give a whole number of at least 1"),
         (
             [USER],
             {"kind": "unified", "embedding_dim": 8, "num_chunks": 3},
             "8 must be a multiple of num_chunks 3",
         ),
-        ([USER], {"kind": "unified", "num_chunks": 0}, "must be a multiple of num_chunks 0"),
+        ([USER], {"kind": "unified", "num_chunks": 0}, "table.num_chunks=0: give a whole number of at least 1"),
     ],
 )
 def test_mistakes_are_told(features: list[Feature], fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as raised:
         [build_table(table) for table in plan(features, **fields)]
+    assert "\n" not in str(raised.value)

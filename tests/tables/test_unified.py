@@ -6,9 +6,8 @@ import torch
 
 from recsys.features.declarations import Feature
 from recsys.rows.optimizers import SGD
-from recsys.tables import build_table
+from recsys.tables import build_table, plan_tables
 from recsys.tables.hash import HashConfig
-from recsys.tables.plan import plan_tables
 from recsys.tables.table import Table
 
 IDS = torch.tensor([0, 1, 7, 2**62, -5])

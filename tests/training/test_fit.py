@@ -18,6 +18,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, Action, Impression
 from recsys.features.declarations import Feature
 from recsys.features.extract import Values
+from recsys.fields import build
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
 from recsys.streams.memory import Item, MemorySource
@@ -202,8 +203,8 @@ def test_default_splits(num: int) -> None:
 )
 def test_impossible_splits(valid: float, test: float) -> None:
     with pytest.raises(ConfigError) as raised:
-        Splits(valid=valid, test=test)
-    assert str(raised.value) == f"split valid={valid} test={test} must each be above 0 and sum below 1"
+        build(Splits, {"valid": valid, "test": test}, "split")
+    assert str(raised.value).startswith(("split.valid=", "split.test=", f"split: valid={valid} and test={test} leave"))
 
 
 # --- join

@@ -1,5 +1,6 @@
 """The log of predictions: everything that was added, in order, whatever the sizes of the batches."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def batch_of(first: int, size: int, step_ms: int = 10, start_ms: int = 0) -> Lab
         labels_B=np.array([number % 2 for number in numbers], np.float32),
         weights_B=np.ones(size, np.float32),
         request_ids=[f"r{number}" for number in numbers],
-        user_ids=[number if number % 3 else f"user-{number}" for number in numbers],
+        user_ids=[number if number % 3 else str(number) for number in numbers],
         item_ids=[-number for number in numbers],
         times_ms_B=np.array([start_ms + step_ms * number for number in numbers], np.int64),
         read_at_ms_B=np.zeros(size, np.int64),
@@ -47,8 +48,8 @@ def test_what_is_read_is_what_was_added(tmp_path: Path) -> None:
     table = read_predictions([path])
     assert table.to_pydict() == {
         "request_id": ["r0", "r1", "r2", "r3"],
-        "user_id": ["user-0", "1", "2", "user-3"],
-        "item_id": ["0", "-1", "-2", "-3"],
+        "user_id": ["0", 1, 2, "3"],
+        "item_id": [0, -1, -2, -3],
         "time_ms": [0, 10, 20, 30],
         "label": [0.0, 1.0, 0.0, 1.0],
         "probability": probabilities_of(0, 4).tolist(),
@@ -96,9 +97,22 @@ def test_of_several_workers_by_event_time_of_one_as_learned(tmp_path: Path) -> N
     both = read_predictions([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert both.column("time_ms").to_pylist() == [0, 5, 10, 15, 20, 25]
     assert both.column("request_id").to_pylist() == ["r5", "r0", "r4", "r1", "r3", "r2"]
+    assert both.column("user_id").to_pylist() == [5, "0", 4, 1, "3", 2]
     assert both.column("probability").to_pylist() == [
         probabilities_of(int(request[1:]), 1)[0] for request in both.column("request_id").to_pylist()
     ]
+
+
+def test_integers_and_strings_are_different_ids(tmp_path: Path) -> None:
+    """An item 7 and an item "7" are two to the model, and must be two to the baseline that it is compared with."""
+    ids: list[int | str] = [7, "7", '"7', "", -(2**63), 2**63 - 1, "ü", "007"]
+    batch = dataclasses.replace(batch_of(0, len(ids)), user_ids=ids, item_ids=ids[::-1])
+    log = PredictionLog(tmp_path / "a.parquet")
+    log.add(batch, probabilities_of(0, len(ids)))
+    log.close()
+    table = read_predictions([tmp_path / "a.parquet"])
+    assert table.column("user_id").to_pylist() == ids
+    assert table.column("item_id").to_pylist() == ids[::-1]
 
 
 def test_another_run_replaces_the_file(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     from recsys.datasets.prepare import prepare
     from recsys.runtime.display import ProgressDisplay
     from recsys.runtime.online import train_online
-    from recsys.runtime.summary import summarize, write_run_report, write_summary
+    from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
 
     console = Console()
     prepare(settings.data_name, settings.data_folder, data_folder=_data_folder(), on_progress=console.print)
@@ -48,6 +48,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
         summary = summarize(trained)
         write_summary(folder / "summary.json", summary)
         write_run_report(folder / "report.html", trained, summary)
+        for line in shortfalls(summary):
+            console.print(f"[bold red]{line}")
         console.print(_figures(summary))
         console.print(_top_films(trained, show))
     console.print(f"report: {shown(folder / 'report.html')}   more: python -m jobs.rank user=… , python -m jobs.serve")

@@ -17,7 +17,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     from recsys.runtime.display import ProgressDisplay
     from recsys.runtime.online import train_online
-    from recsys.runtime.summary import summarize, write_run_report, write_summary
+    from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
 
     console = Console()
     with (
@@ -27,6 +27,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
         summary = summarize(trained)
         write_summary(folder / "summary.json", summary)
         write_run_report(folder / "report.html", trained, summary)
+        for line in shortfalls(summary):
+            console.print(f"[bold red]{line}")
     console.print(f"summary in {shown(folder / 'summary.json')}, report in {shown(folder / 'report.html')}")
 
 

@@ -82,3 +82,17 @@ def uniform(keys_N: Keys, width: int, seed: int) -> Floats:
     with np.errstate(over="ignore"):
         mixed_NW = mix64((base_N[:, None] ^ columns_W[None, :]).view(np.int64), seed)
     return ((mixed_NW >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)) - np.float32(1)
+
+
+def id_text(id_: int | str) -> str:
+    """An id as text that keeps 7 and "7" apart.
+
+    >>> id_text(7), id_text("7"), id_of_text('"7')
+    ('7', '"7', '7')
+    """
+    return f'"{id_}' if isinstance(id_, str) else str(id_)
+
+
+def id_of_text(text: str) -> int | str:
+    """The id that ``id_text`` wrote."""
+    return text[1:] if text.startswith('"') else int(text)

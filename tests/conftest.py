@@ -1,12 +1,17 @@
-"""Shared by all tests: one thread for torch, as in the workers, and a small data set with a known pattern."""
+"""Shared by all tests: one thread for torch, as in the workers, no deadlines, and a small data set with a pattern."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from films import write_films
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# Time says nothing on a shared machine, and the first text drawn on a new one builds the table of Unicode (2 s).
+settings.register_profile("recsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("recsys")
 
 
 @pytest.fixture(scope="session")

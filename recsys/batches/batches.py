@@ -25,9 +25,6 @@ class ExampleFeed(Protocol):
     def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
         """What came, by partition, in order within each; END closes a partition."""
 
-    def lag(self) -> int:
-        """What is there and not read yet."""
-
 
 class TopicFeed:
     """Joined examples from a source of the ``examples`` topic."""
@@ -41,10 +38,6 @@ class TopicFeed:
         wanted = [Partition(EXAMPLES, index) for index in only]
         records = self._source.next_batch(64, timeout_seconds, wanted)
         return [(record.partition.index, _decoded(record.payload)) for record in records]
-
-    def lag(self) -> int:
-        """Messages not read yet."""
-        return sum(self._source.lag().values())
 
 
 class BatchStream:

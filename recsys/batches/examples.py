@@ -15,7 +15,7 @@ from recsys.batches.batch import Bag, LabelledBatch
 from recsys.errors import DataError
 from recsys.features.declarations import Feature
 from recsys.features.extract import Values
-from recsys.hashing import Floats
+from recsys.hashing import Floats, id_of_text, id_text
 
 _FEATURE = "feature."
 _ID_COLUMNS = ("user_id", "item_id")
@@ -33,7 +33,7 @@ class Example:
     label: float
     values: Values
     weight: float = 1.0
-    read_at_ms: int = 0  # wall clock at which the joiner had it final
+    read_at_ms: int = 0  # wall clock at which the event that made it final was read
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int) -
             feature = name.removeprefix(_FEATURE)
             values = [example.values[feature] for example in examples]
         elif name in _ID_COLUMNS:
-            values = [_id_text(getattr(example, name)) for example in examples]
+            values = [id_text(getattr(example, name)) for example in examples]
         else:
             values = [getattr(example, name) for example in examples]
         columns.append(pa.array(values, schema.field(name).type))
@@ -109,8 +109,8 @@ def to_batch(rows: pa.RecordBatch | pa.Table, features: Sequence[Feature]) -> La
         labels_B=_numbers(rows, "label"),
         weights_B=_numbers(rows, "weight"),
         request_ids=_column(rows, "request_id").to_pylist(),
-        user_ids=[_id_of_text(text) for text in _column(rows, "user_id").to_pylist()],
-        item_ids=[_id_of_text(text) for text in _column(rows, "item_id").to_pylist()],
+        user_ids=[id_of_text(text) for text in _column(rows, "user_id").to_pylist()],
+        item_ids=[id_of_text(text) for text in _column(rows, "item_id").to_pylist()],
         times_ms_B=_column(rows, "time_ms").to_numpy(zero_copy_only=False),
         read_at_ms_B=_column(rows, "read_at_ms").to_numpy(zero_copy_only=False),
     )
@@ -134,12 +134,3 @@ def _column(rows: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
         )
     column = rows.column(name)
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _id_text(id_: int | str) -> str:
-    """Ids of both kinds in one column: 7 is '7', the string '7' is '"7'."""
-    return str(id_) if isinstance(id_, int) else '"' + id_
-
-
-def _id_of_text(text: str) -> int | str:
-    return text[1:] if text.startswith('"') else int(text)

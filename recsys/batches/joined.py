@@ -24,7 +24,7 @@ class StreamTimes:
     """When a silent partition stops holding the others back, and how far ahead of the clock an event may be."""
 
     idle_seconds: float = 30.0
-    max_future_seconds: float = 86_400.0
+    max_future_seconds: float = 60.0
 
 
 class JoinedStream:
@@ -51,7 +51,7 @@ class JoinedStream:
         self._schema = example_schema(features)
         extractor = Extractor(features)
         self._joiners = {index: Joiner(config, extractor, self.features) for index in self.partitions}
-        self._merges: dict[int, TimeMerge[Partition, tuple[Record, Event]]] = {
+        self._merges: dict[int, TimeMerge[Partition, tuple[Record, Event, float]]] = {
             index: TimeMerge([Partition(IMPRESSIONS, index), Partition(ACTIONS, index)]) for index in self.partitions
         }
         self._facts = {partition for partition in events.partitions if partition.topic == FACTS}
@@ -73,7 +73,7 @@ class JoinedStream:
             self._take(record, now)
         self._notice_idle(now)
         watermark_ms = self._awake_watermark_ms()
-        return [part for index in self.partitions for part in self._join(index, now, watermark_ms)]
+        return [part for index in self.partitions if index in only for part in self._join(index, now, watermark_ms)]
 
     def position(self) -> dict[Partition, int]:
         """Where reading would go on."""
@@ -134,7 +134,7 @@ class JoinedStream:
         if partition.topic == FACTS:
             self._process(self._joiners[self.partitions[0]], record, event)
         else:
-            self._merges[partition.index].put(partition, event.time_ms, (record, event))
+            self._merges[partition.index].put(partition, event.time_ms, (record, event, now))
 
     def _decoded(self, record: Record, now: float) -> Event:
         payload = record.payload
@@ -173,14 +173,12 @@ class JoinedStream:
             return []
         merge, joiner = self._merges[index], self._joiners[index]
         examples: list[Example] = []
-        for time_ms, (record, event) in merge.ready():
+        for time_ms, (record, event, read_at) in merge.ready():
             self.time_ms = max(self.time_ms, time_ms)
-            examples += joiner.advance(time_ms)  # by itself: these are kept where the event is refused
-            examples += self._process(joiner, record, event)
+            final = joiner.advance(time_ms)  # by itself: these are kept where the event is refused
+            examples += _read_at(read_at, [*final, *self._process(joiner, record, event)])
         watermark_ms = max(self._watermarks[index], merge.watermark_ms, awake_ms if merge.idle else -1)
-        examples += joiner.advance(watermark_ms)
-        for example in examples:
-            example.read_at_ms = int(1000 * now)
+        examples += _read_at(now, joiner.advance(watermark_ms))
         parts: list[tuple[int, ExampleRows | EndMarker]] = []
         if examples or watermark_ms > self._watermarks[index]:
             self._watermarks[index] = watermark_ms
@@ -196,3 +194,10 @@ class JoinedStream:
         except DataError as error:
             self._dead_letters.put(record, str(error))
             return []
+
+
+def _read_at(seconds: float, examples: list[Example]) -> list[Example]:
+    """The examples, with when the event that made them final was read."""
+    for example in examples:
+        example.read_at_ms = int(1000 * seconds)
+    return examples

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.errors import ConfigError
-
 
 def linear(num_inputs: int, num_outputs: int, *, bias: bool = True, generator: torch.Generator) -> nn.Linear:
     """A linear layer: Xavier-normal weights (Glorot & Bengio 2010, as in BARS and torchrec), zero bias.
@@ -67,35 +65,3 @@ def fm_second_order(embeddings_BFD: Tensor) -> Tensor:
     square_of_sum_BD = embeddings_BFD.sum(dim=1).square()
     sum_of_squares_BD = embeddings_BFD.square().sum(dim=1)
     return 0.5 * (square_of_sum_BD - sum_of_squares_BD).sum(dim=1)
-
-
-def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise ConfigError unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        message = f"{name} is {value!r}; give a whole number of at least {least}"
-        raise ConfigError(message)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise ConfigError unless ``value`` is a bool; YAML's quoted "false" would otherwise be true."""
-    if not isinstance(value, bool):
-        message = f"{name} is {value!r}; give true or false"
-        raise ConfigError(message)
-
-
-def check_hidden_sizes(name: str, value: object) -> tuple[int, ...]:
-    """The sizes of an MLP's hidden layers as a tuple; ConfigError unless they are positive whole numbers."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        message = f"{name} is {value!r}; give the size of each hidden layer, such as [400, 400]"
-        raise ConfigError(message)
-    for size in value:
-        check_count(f"a size in {name}", size, least=1)
-    return tuple(value)
-
-
-def check_dropout(name: str, value: object) -> float:
-    """A dropout probability as a float; ConfigError unless a number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        message = f"{name} is {value!r}; give the probability of dropping a unit, 0 <= {name} < 1"
-        raise ConfigError(message)
-    return float(value)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import ConfigError, DataError
-from recsys.hashing import Floats, Keys
+from recsys.hashing import Floats, Keys, id_text
 
 VERSION_BYTES = 8
 ROW_FORMATS: dict[str, str] = {"float32": "<f4", "float16": "<f2"}
@@ -123,17 +123,3 @@ def payload_of(value: bytes) -> bytes:
 def tombstone(version: int) -> bytes:
     """What a deleted row leaves, so that an older write can not bring it back."""
     return versioned(b"", version)
-
-
-def id_text(id_: int | str) -> str:
-    """An id as text that keeps 7 and "7" apart.
-
-    >>> id_text(7), id_text("7"), id_of_text('"7')
-    ('7', '"7', '7')
-    """
-    return f'"{id_}' if isinstance(id_, str) else str(id_)
-
-
-def id_of_text(text: str) -> int | str:
-    """The id that ``id_text`` wrote."""
-    return text[1:] if text.startswith('"') else int(text)

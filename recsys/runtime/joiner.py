@@ -126,10 +126,6 @@ class JoinerFeed:
             self._asked[actor] = actor.poll.remote(partitions, timeout_seconds)
         return [(index, decode_end(payload) or decode_rows(payload)) for index, payload in parts]
 
-    def lag(self) -> int:
-        """The joiners report it themselves."""
-        return 0
-
 
 class JoinerFeatures:
     """A joiner actor as the publisher's feature feed."""

@@ -24,6 +24,7 @@ from recsys.training.predictions import read_predictions
 from recsys.training.report import Plot, write_report
 
 _NUM_CANDIDATES = 100
+_PARITY_BOUND = 1e-5  # of float32 rows
 _PACKAGES = ("torch", "ray", "kafka-python", "redis", "pyarrow", "numpy", "numba", "hydra-core")
 
 
@@ -135,6 +136,17 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """``summary.json``; a figure that could not be measured is null."""
     known = {key: None if value != value else value for key, value in summary.items()}
     path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def shortfalls(summary: dict[str, Any]) -> list[str]:
+    """What a run promises and this one did not keep, one line each."""
+    lines = []
+    if summary["parity_max_abs_error"] > _PARITY_BOUND:
+        lines.append(f"scores from Redis are up to {summary['parity_max_abs_error']:.2g} off the trainer's own")
+    for name in ("examples_lost", "examples_duplicated"):
+        if summary[name]:
+            lines.append(f"{name} is {summary[name]}, counted by request id; it should be 0")
+    return lines
 
 
 def write_run_report(path: Path, trained: Trained, summary: dict[str, Any]) -> None:

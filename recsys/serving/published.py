@@ -11,9 +11,9 @@ import redis
 from recsys.embedded.redis import without_password
 from recsys.errors import ConfigError, DataError, ServiceError, unknown
 from recsys.features.state import FactValues, History, user_from_json
-from recsys.hashing import Floats, Keys
+from recsys.hashing import Floats, Keys, id_of_text
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.rows.layout import Layout, id_of_text, payload_of, pointer_key
+from recsys.rows.layout import Layout, payload_of, pointer_key
 from recsys.rows.store import RowGroup, RowReader
 
 Id = int | str

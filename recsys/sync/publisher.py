@@ -15,8 +15,9 @@ import redis
 
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
+from recsys.hashing import id_text
 from recsys.ps.dense import DENSE
-from recsys.rows.layout import Layout, id_text, pointer_key, tombstone, versioned
+from recsys.rows.layout import Layout, pointer_key, tombstone, versioned
 from recsys.rows.store import Changes, RowStore
 
 Write = tuple[bytes | str, bytes]  # key, versioned value

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.batches.batch import LabelledBatch
-from recsys.hashing import Floats
-from recsys.rows.layout import id_text
+from recsys.hashing import Floats, id_text
 
 _SCHEMA = pa.schema(
     [

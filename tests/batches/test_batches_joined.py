@@ -132,7 +132,7 @@ BAD = {
     b'{"request_id":"x","user_id":true,"item_id":1,"time_ms":5}': "$.user_id",
     b'{"request_id":"x","user_id":1,"item_id":1,"time_ms":-5}': "$.time_ms",
     b'{"request_id":"x","user_id":1,"item_id":1,"time_ms":5,"y":' + b"[" * 50_000: "recursion",
-    encode(Impression("x", 1, 1, 1000 * (1000 + 86_400) + 1)): "max_future_seconds is 86400",
+    encode(Impression("x", 1, 1, 1000 * (1000 + 60) + 1)): "max_future_seconds is 60",
 }
 
 
@@ -209,8 +209,9 @@ def test_only_the_partitions_asked_for_are_read() -> None:
 
 def drain_rest(stream: JoinedStream) -> dict[int, list[Row]]:
     rows: dict[int, list[Row]] = {index: [] for index in stream.partitions}
-    for _ in range(1000):
-        for index, part in stream.poll([0, 2], 0, max_events=20):
+    for asked in [0, 2] * 1000:  # what is read of a partition waits until it is asked for
+        for index, part in stream.poll([asked], 0, max_events=20):
+            assert index == asked
             if not isinstance(part, EndMarker):
                 rows[index] += rows_of(part)
     return rows
@@ -334,3 +335,27 @@ def test_state_names_positions_and_features() -> None:
     histories = [history for _, history in state["features"]["histories"]]
     assert sum(history["num_impressions"] for history in histories) == 200
     assert sum(history["num_likes"] for history in histories) == sum(row["label"] for row in EXPECTED)
+
+
+def test_an_example_says_when_the_event_that_made_it_final_was_read() -> None:
+    """A like that waits for its sibling topic was read before; a window closes with the next event, or the end."""
+    impressions, actions = Partition(IMPRESSIONS, 0), Partition(ACTIONS, 0)
+    lists: Lists = {impressions: [], actions: []}
+    clock = Clock()
+    stream = memory_stream(lists, clock=clock)
+    arrivals: dict[int, Lists] = {
+        1000: {actions: [Action("liked", 1, "like", 10)]},
+        1007: {impressions: [Impression("liked", 1, 2, 0), Impression("not", 1, 3, 20)]},
+        1008: {actions: [Action("unknown", 1, "like", 20 + WINDOW_MS + 1)]},
+        1009: {impressions: [Impression("last", 1, 2, 20 + WINDOW_MS + 5)]},
+        1010: {impressions: [END], actions: [END]},
+    }
+    read_at: dict[str, int] = {}
+    for clock.seconds, items in arrivals.items():
+        for partition, arrived in items.items():
+            lists[partition] += arrived
+        for _, part in stream.poll([0], 0):
+            if not isinstance(part, EndMarker):
+                rows = part.rows.select(["request_id", "read_at_ms"]).to_pylist()
+                read_at.update((row["request_id"], row["read_at_ms"]) for row in rows)
+    assert read_at == {"liked": 1_000_000, "not": 1_008_000, "last": 1_010_000}

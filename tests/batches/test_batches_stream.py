@@ -200,10 +200,8 @@ def test_in_process_and_over_the_topic_the_batches_are_the_same(num_partitions: 
             payload = END_PAYLOAD if isinstance(part, EndMarker) else encode_rows(part)
             messages[Partition(EXAMPLES, index)].append(payload)
     feed = TopicFeed(MemorySource(messages))
-    assert feed.lag() == sum(map(len, messages.values()))
     over_topic = BatchStream(feed, TIMELINE_FEATURES, **limits)
     batches, others = list(run(in_process)), list(run(over_topic))
-    assert feed.lag() == 0
     for batch, other in zip(batches, others, strict=True):
         same(batch, other)
     request_ids = [request_id for batch in batches for request_id in batch.request_ids]

@@ -7,16 +7,7 @@ import pytest
 import torch
 from torchrec.modules.deepfm import FactorizationMachine
 
-from recsys.errors import ConfigError
-from recsys.models.layers import (
-    MLP,
-    check_count,
-    check_dropout,
-    check_flag,
-    check_hidden_sizes,
-    fm_second_order,
-    linear,
-)
+from recsys.models.layers import MLP, fm_second_order, linear
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -81,29 +72,3 @@ def test_dropout_is_off_in_evaluation() -> None:
     assert not torch.equal(mlp(x_BI), mlp(x_BI))
     mlp.eval()
     assert torch.equal(mlp(x_BI), mlp(x_BI))
-
-
-@pytest.mark.parametrize("value", [[], "400", 400, None, [0], [-1], [4.5], [True], ["400"]])
-def test_bad_hidden_sizes(value: object) -> None:
-    with pytest.raises(ConfigError, match="hidden_sizes"):
-        check_hidden_sizes("hidden_sizes", value)
-
-
-@pytest.mark.parametrize("value", [1, 1.0, -0.1, "0.1", True, None, float("nan")])
-def test_bad_dropout(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"dropout is .*; give the probability"):
-        check_dropout("dropout", value)
-
-
-def test_good_values_are_normalised() -> None:
-    assert check_hidden_sizes("h", [4, 2]) == (4, 2)
-    assert isinstance(check_dropout("d", 0), float)
-    check_count("n", 1, least=1)
-    check_flag("f", False)
-
-
-def test_messages_say_value_and_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"^n is 0; give a whole number of at least 1$"):
-        check_count("n", 0, least=1)
-    with pytest.raises(ConfigError, match=r"^f is 'false'; give true or false$"):
-        check_flag("f", "false")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
-from recsys.rows.layout import Layout, id_of_text, id_text, payload_of, pointer_key, tombstone, versioned
+from recsys.hashing import id_of_text, id_text
+from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
 
 LAYOUT = Layout(model="films", run="r1")
 EXTREMES = [-(2**63), -1, 0, 1, 2**63 - 1]

@@ -22,7 +22,7 @@ from recsys.runtime.latest import open_redis
 from recsys.runtime.online import Progress, train_online
 from recsys.runtime.replaying import send_paced
 from recsys.runtime.settings import OnlineSettings, Topology, build_settings
-from recsys.runtime.summary import summarize, write_run_report, write_summary
+from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
 from recsys.serving import Lookup, Ranker
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
@@ -211,3 +211,14 @@ def assert_same_predictions(one: Path, other: Path) -> None:
     first, second = (read_predictions([folder / "predictions-0.parquet"]) for folder in (one, other))
     assert first.column("request_id").to_pylist() == second.column("request_id").to_pylist()
     np.testing.assert_array_equal(first.column("probability").to_numpy(), second.column("probability").to_numpy())
+
+
+def test_a_promise_not_kept_is_said() -> None:
+    kept = {"parity_max_abs_error": 1e-6, "examples_lost": 0, "examples_duplicated": None}
+    assert shortfalls(kept) == []
+    assert shortfalls({**kept, "parity_max_abs_error": float("nan")}) == []  # nothing could be compared
+    assert shortfalls({"parity_max_abs_error": 0.002, "examples_lost": 3, "examples_duplicated": 1}) == [
+        "scores from Redis are up to 0.002 off the trainer's own",
+        "examples_lost is 3, counted by request id; it should be 0",
+        "examples_duplicated is 1, counted by request id; it should be 0",
+    ]

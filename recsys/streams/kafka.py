@@ -1,5 +1,6 @@
 """Kafka as a source and as a sink. There is no consumer group: the offsets live in our checkpoint."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from recsys.streams.sink import Sink
 from recsys.streams.source import Partition, Position, Record, Source, check_position
 
 _ALL = 2**31
+_POSITION_MS = 500
 
 Start = Literal["earliest", "latest"] | int
 
@@ -57,6 +59,7 @@ class KafkaSource(Source):
         self._clock = clock
         self._by_name = {topic_partition(partition): partition for partition in self.partitions}
         self._fetched: dict[Partition, deque[Any]] = {partition: deque() for partition in self.partitions}
+        self._next: Position = {}  # the offset after the last one delivered, or a later one that the client named
         self._held_back: set[Partition] = set()  # by the last call
         self._paused: set[Partition] = set()  # in the client
         self._consumer: KafkaConsumer = connect(
@@ -158,6 +161,7 @@ class KafkaSource(Source):
                 messages = self._fetched[partition]
                 for message in [messages.popleft() for _ in range(min(share, len(messages)))]:
                     records.append(Record(partition, message.offset, message.value or b""))
+                    self._next[partition] = message.offset + 1
             waiting = [partition for partition in waiting if self._fetched[partition]]
         return records
 
@@ -185,8 +189,13 @@ class KafkaSource(Source):
     def _offset_of(self, partition: Partition) -> int:
         if self._fetched[partition]:
             return self._fetched[partition][0].offset
-        # Asked of the client, not counted: it goes past what compaction and transaction markers left empty.
-        return self._consumer.position(topic_partition(partition))
+        # Asked of the client, not counted alone: it goes past what compaction and transaction markers left empty. Of a
+        # broker that is gone it may fail: then reading would go on after the last record all the same.
+        with contextlib.suppress(KafkaError):
+            offset = self._consumer.position(topic_partition(partition), timeout_ms=_POSITION_MS)
+            if offset is not None:
+                self._next[partition] = offset
+        return self._next[partition]
 
     def seek(self, position: Mapping[Partition, int]) -> None:
         known = [partition for partition in position if partition in self._end]
@@ -199,6 +208,7 @@ class KafkaSource(Source):
         for partition, offset in position.items():
             self._consumer.seek(topic_partition(partition), offset)
             self._fetched[partition].clear()
+            self._next[partition] = offset
 
     def caught_up(self, partition: Partition) -> bool:
         """As promised by Source; the end is that of the last fetch, and asked for where the partition is

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaConnectionError
 
 from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ConfigError, DataError, ServiceError
@@ -258,6 +259,23 @@ def test_a_broker_that_dies_is_an_error_for_source_and_sink(tmp_path: Path, capl
     assert "did not take a message" in errors["flush"]
     assert "did not take a message" in errors["close"]
     assert "asking for offsets failed" in errors["next_batch"]
+
+
+def test_the_position_is_known_when_the_client_can_not_tell_it(
+    servers: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks the broker after a change of leader; a checkpoint must not depend on the answer."""
+    send(servers, Partition(topic, 0), b"a", b"b", b"c")
+    with KafkaSource(servers, [Partition(topic, 0)]) as source:
+        assert read(source, 3) == [b"a", b"b", b"c"]
+
+        def gone(*arguments: object, **options: object) -> int:
+            raise KafkaConnectionError
+
+        monkeypatch.setattr(source._consumer, "position", gone)
+        assert source.position() == {Partition(topic, 0): 3}
+        source.seek({Partition(topic, 0): 1})
+        assert source.position() == {Partition(topic, 0): 1}
 
 
 def errors_after_the_broker_died(folder: Path) -> dict[str, str]:

@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TORCHREC := torchrec==1.8.0
+TFRA_VENV := .venv-tfra
+TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test check format requirements
+.PHONY: help install demo bench-rows fuzz-rows test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +26,18 @@ $(STAMP): requirements-dev.txt pyproject.toml
 
 demo: install ## replay real ratings through Kafka, learn online, rank from Redis (under 3 minutes)
 	$(BIN)/python -m jobs.demo $(ARGS)
+
+bench-rows: install $(TFRA_VENV)/.installed ## measure the row stores against their peers (15 minutes) -> runs/bench/rows.json
+	$(BIN)/python -m benches.rows $$(test -e $(TFRA_VENV)/.installed && echo --tfra $(TFRA_VENV)/bin/python) $(ARGS)
+
+# TFRA wants an older numpy than ours, and a Python that has wheels of both: without them it is left out, and said so.
+$(TFRA_VENV)/.installed: $(STAMP)
+	@{ $(BIN)/uv venv --quiet --clear --python $(PYTHON) $(TFRA_VENV) \
+	&& $(BIN)/uv pip install --quiet --python $(TFRA_VENV)/bin/python $(TFRA) && touch $@; } \
+	|| echo "TFRA can not be installed for $(PYTHON); its lines will be left out"
+
+fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
+	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)
 
 test: install ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check

@@ -68,12 +68,20 @@ def _launch(name: str, run: Run) -> int:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    begun = False
+
     def task(config: DictConfig) -> None:
+        nonlocal begun
+        begun = True
         _quieten()
         try:
             run(_plain(config), Path(HydraConfig.get().runtime.output_dir))
         except RecsysError as error:  # here, because Hydra announces what it catches
             sys.exit(_one_line(name, error))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+                raise
+            sys.exit(_one_line(name, ConfigError("there is not enough memory; make tables, layers or batches smaller")))
 
     task.__module__ = f"jobs.{name}"  # what Hydra calls the job by, however it was started
     OmegaConf.register_new_resolver("about", lambda: run.__globals__["__doc__"].replace("``", "`"), replace=True)
@@ -83,6 +91,10 @@ def _launch(name: str, run: Run) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error, HydraException) else None
         return _one_line(name, error, cause)
+    except OSError as error:  # the folder of the run can not be made
+        if begun or error.filename is None:
+            raise
+        return _one_line(name, ConfigError(f"{error.filename}: {error.strerror}; choose another hydra.run.dir="))
     return 0
 
 

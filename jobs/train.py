@@ -37,7 +37,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     joined = _join(settings, folder, console)
     train, valid, test = settings.split.cut(joined.examples)
     recommender = Recommender(blueprint)
-    with _rows(settings, recommender.groups) as store:
+    with _rows(settings, recommender.groups, console) as store:
         trainer = Trainer(recommender, store)
         trainer.start()
         history = _fit(settings, trainer, train, valid, console)
@@ -79,8 +79,11 @@ def _join(settings: "TrainConfig", folder: Path, console: "Console") -> "Joined"
 
 
 @contextmanager
-def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]") -> "Iterator[RowStore]":
+def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]", console: "Console") -> "Iterator[RowStore]":
     """The rows: in this process, or on a parameter server."""
+    from recsys.rows.first_use import compile_kernels
+
+    compile_kernels(groups, console.print)
     if settings.store.shards is None:
         from recsys.rows.local import LocalRows
 

@@ -78,10 +78,16 @@ def uniform(keys_N: Keys, width: int, seed: int) -> Floats:
     (True, dtype('float32'), (2, 2))
     """
     base_N = mix64(keys_N, seed)
-    columns_W = mix64(np.arange(width, dtype=np.int64), seed ^ 0x5851F42D4C957F2D)
     with np.errstate(over="ignore"):
-        mixed_NW = mix64((base_N[:, None] ^ columns_W[None, :]).view(np.int64), seed)
-    return ((mixed_NW >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)) - np.float32(1)
+        mixed_NP = mix64((base_N[:, None] ^ column_hashes(width, seed)[None, :]).view(np.int64), seed)
+    halves_NPH = np.stack([mixed_NP >> np.uint64(40), (mixed_NP >> np.uint64(16)) & np.uint64(0xFFFFFF)], axis=2)
+    bits_NW = halves_NPH.reshape(len(keys_N), 2 * mixed_NP.shape[1])[:, :width]
+    return (bits_NW.astype(np.float32) * np.float32(2.0**-23)) - np.float32(1)
+
+
+def column_hashes(width: int, seed: int) -> npt.NDArray[np.uint64]:
+    """What ``uniform`` mixes with the hash of a key, for each pair of columns: 64 bits make two numbers of 24."""
+    return mix64(np.arange((width + 1) // 2, dtype=np.int64), seed ^ 0x5851F42D4C957F2D)
 
 
 def id_text(id_: int | str) -> str:

@@ -4,7 +4,8 @@ It knows nothing of Ray: a shard is anything whose methods can be called and wai
 and step, for all row groups together; calls to the shards run side by side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,18 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.hashing import Floats, Keys
 from recsys.ps.routing import merge_snapshots, shards_of, split_snapshot
-from recsys.rows.store import Changes, Cursor, Deletes, RowGroup, RowStore, Snapshot, Upserts, by_name
+from recsys.rows.store import (
+    Changes,
+    Cursor,
+    Deletes,
+    Gradients,
+    RowGroup,
+    RowStore,
+    Snapshot,
+    Upserts,
+    by_name,
+    check_whole,
+)
 
 Pending = Callable[[], Any]  # waits for an answer and returns it
 
@@ -57,18 +69,20 @@ class ShardedRows(RowStore):
                 rows[name][routes[name][shard]] = part
         return rows
 
-    def push(self, gradients: Mapping[str, tuple[Keys, Floats]], event_time_ms: int) -> None:
+    def push(self, gradients: Mapping[str, Gradients], event_time_ms: int) -> None:
         """See RowStore.push. Everything is checked here, before any shard changes.
 
         A push is under way when this returns, and waited for by the next: a shard takes one client's calls in their
         order, so this client's later pulls see it. Others do after ``flush``.
         """
-        for name, (keys_N, gradients_NW) in gradients.items():
+        for name, (keys_N, gradients_NW, *counts_N) in gradients.items():
             self._group(name).checked_gradients(len(keys_N), gradients_NW)
-        parts: list[dict[str, tuple[Keys, Floats]]] = [{} for _ in self.shards]
-        for name, (keys_N, gradients_NW) in gradients.items():
-            for shard, indices in enumerate(self._route(name, keys_N)):
-                parts[shard][name] = (keys_N[indices], gradients_NW[indices])
+            if counts_N:
+                self._group(name).checked_counts(len(keys_N), counts_N[0])
+        parts: list[dict[str, Gradients]] = [{} for _ in self.shards]
+        for name, arrays in gradients.items():
+            for shard, indices in enumerate(self._route(name, arrays[0])):
+                parts[shard][name] = tuple(array[indices] for array in arrays)  # type: ignore[assignment]
         started = [shard.call("push", part, event_time_ms) for shard, part in zip(self.shards, parts, strict=True)]
         pushing, self._pushing = self._pushing, started
         _wait(pushing)
@@ -85,10 +99,14 @@ class ShardedRows(RowStore):
             [{name: keys[name][route[shard]] for name, route in routes.items()} for shard in self._all_shards],
         )
 
-    def changes(self, consumer: str) -> Changes:
+    def changes(self, consumer: str, complete: Collection[str] = ()) -> Changes:
         """See RowStore.changes; the cursor has one number a shard."""
-        parts: list[Changes] = self._each("changes", [consumer] * len(self.shards))
+        parts: list[Changes] = self._each("changes", [consumer] * len(self.shards), tuple(complete))
+        whole = frozenset[str]().union(*(part.complete for part in parts))
+        if any(part.complete != whole for part in parts):  # all the rows of one shard are not all the rows
+            return self.changes(consumer, whole)
         return Changes(
+            complete=whole,
             cursor=tuple(sequence for part in parts for sequence in part.cursor),
             upserts={name: Upserts(*_concatenated([p.upserts[name] for p in parts])) for name in self.groups},
             deletes={name: Deletes(*_concatenated([p.deletes[name] for p in parts])) for name in self.groups},
@@ -102,12 +120,17 @@ class ShardedRows(RowStore):
         ]
         _wait(pending)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, since: Cursor | None = None) -> Snapshot:
         """See RowStore.snapshot; of one instant where nothing is pushed meanwhile."""
+        if since is not None and len(since) == len(self.shards):
+            parts: list[Snapshot] = self._each("snapshot", [(sequence,) for sequence in since])
+            if all(part.since is not None for part in parts):
+                return replace(merge_snapshots(parts), since=since)
         return merge_snapshots(_wait([shard.call("snapshot") for shard in self.shards]))
 
     def restore(self, snapshot: Snapshot) -> None:
         """See RowStore.restore; the snapshot may come from any number of shards."""
+        check_whole(snapshot)
         for name, group in snapshot.groups.items():
             self._group(name).checked_keys(group.keys_U)
         self._each("restore", split_snapshot(snapshot, dict(self.groups), len(self.shards)))

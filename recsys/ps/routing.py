@@ -3,6 +3,8 @@
 The bucket depends on the key alone, so a snapshot restores onto any number of shards; a shard owns every n-th bucket.
 """
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -40,9 +42,8 @@ def split_snapshot(snapshot: Snapshot, groups: dict[str, RowGroup], num_shards: 
     cursor = (max(0, *snapshot.cursor, *newest),)
     shards: list[dict[str, GroupSnapshot]] = [{} for _ in range(num_shards)]
     for name, group in snapshot.groups.items():
-        shard_of_U = shards_of(groups[name], group.keys_U, num_shards)
         for shard in range(num_shards):
-            shards[shard][name] = group.select(shard_of_U == shard)
+            shards[shard][name] = group.select(partial(_belongs, groups[name], shard, num_shards))
     return [Snapshot(cursor, parts) for parts in shards]
 
 
@@ -52,12 +53,26 @@ def merge_snapshots(parts: list[Snapshot]) -> Snapshot:
     return Snapshot(tuple(sequence for part in parts for sequence in part.cursor), groups)
 
 
+def _belongs(group: RowGroup, shard: int, num_shards: int, keys_N: Keys) -> npt.NDArray[np.bool_]:
+    return shards_of(group, keys_N, num_shards) == shard
+
+
+def _steps(parts: list[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
+
+
 def _concatenated(parts: list[GroupSnapshot]) -> GroupSnapshot:
-    state = {name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state}
     return GroupSnapshot(
         np.concatenate([part.keys_U for part in parts]),
         np.concatenate([part.rows_UW for part in parts]),
-        state,
+        {name: np.concatenate([part.state[name] for part in parts]) for name in parts[0].state},
         np.concatenate([part.event_times_U for part in parts]),
         np.concatenate([part.sequences_U for part in parts]),
+        time_ms=max(part.time_ms for part in parts),
+        num_steps=max(part.num_steps for part in parts),
+        own_steps_U=_steps([part.own_steps_U for part in parts]),
+        candidate_keys_C=np.concatenate([part.candidate_keys_C for part in parts]),
+        candidate_counts_C=np.concatenate([part.candidate_counts_C for part in parts]),
+        deleted_keys_D=np.concatenate([part.deleted_keys_D for part in parts]),
     )

@@ -5,6 +5,7 @@ them, so that the shards together hold each row once.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.hashing import Keys
 from recsys.rows.collisionless import Slots
@@ -14,7 +15,7 @@ class ArrayIndex:
     """Keys to slots by arithmetic; a bit per slot says which rows exist. Callers have checked the keys' range.
 
     >>> index = ArrayIndex(num_rows=10, buckets=range(2, 4), num_buckets=4)  # keys 2, 3, 6, 7
-    >>> index.insert(np.array([7, 2])).tolist(), index.find(np.array([2, 3])).tolist()
+    >>> index.insert(np.array([7, 2]))[0].tolist(), index.find(np.array([2, 3])).tolist()
     ([3, 0], [0, -1])
     """
 
@@ -29,12 +30,19 @@ class ArrayIndex:
         slots_N = self._slots_of(keys_N)
         return np.where(self._exists[slots_N], slots_N, -1)
 
-    def insert(self, keys_U: Keys) -> Slots:
-        """The slot of each of these distinct keys."""
-        slots_U = self._slots_of(keys_U)
-        self.num_keys += len(slots_U) - int(self._exists[slots_U].sum())
-        self._exists[slots_U] = True
-        return slots_U
+    def find_into(self, keys_N: Keys, slots_N: Slots) -> None:
+        """``find`` into an array."""
+        slots_N[:] = self.find(keys_N)
+
+    def insert(self, keys_N: Keys) -> tuple[Slots, Slots]:
+        """The slot of each key; and the positions in ``keys_N`` of the first of each whose row did not exist yet."""
+        slots_N = self._slots_of(keys_N)
+        absent = np.flatnonzero(~self._exists[slots_N])
+        if len(absent):
+            absent = absent[np.sort(np.unique(slots_N[absent], return_index=True)[1])]
+            self._exists[slots_N[absent]] = True
+            self.num_keys += len(absent)
+        return slots_N, absent
 
     def delete(self, keys_U: Keys) -> Slots:
         """Forget rows; returns the slots of those that existed."""
@@ -44,9 +52,10 @@ class ArrayIndex:
         self.num_keys -= len(freed)
         return freed
 
-    def items(self) -> tuple[Keys, Slots]:
-        """Keys of the rows that exist, and their slots, ordered by slot."""
-        slots = np.flatnonzero(self._exists).astype(np.int64)
+    def items(self, chosen: npt.NDArray[np.uint64], num: int) -> tuple[Keys, Slots]:
+        """Keys and slots of the ``num`` slots whose bit is set, ordered by slot."""
+        bits = np.unpackbits(chosen.view(np.uint8), bitorder="little")
+        slots = np.flatnonzero(bits).astype(np.int64)
         quotient, rank = np.divmod(slots, len(self._buckets))
         return quotient * self._num_buckets + self._buckets.start + rank * self._buckets.step, slots
 

@@ -1,81 +1,212 @@
 """The collisionless index: any int64 key to a row slot, no two keys to the same (Monolith, Liu et al. 2022, §3.1).
 
-Monolith uses a cuckoo map; this is open addressing with linear probing over a mixed hash, at most 60 % full.
-Slots are small dense integers; deleted ones are reused first.
+Monolith uses a cuckoo map of four-slot buckets. Measured here, buckets of five cells that each fill one cache line,
+with the overflow in the neighbours, need one memory access for nine keys out of ten where a cuckoo map needs one or
+two for each, and fill to 85 %.
 """
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys.errors import ServiceError
 from recsys.hashing import Keys
-from recsys.rows import kernels
+from recsys.rows import buckets as kernels
+from recsys.rows.memory import Reserved
+from recsys.rows.parallel import in_parts, in_pieces
 
-_MAX_LOAD = 0.6
 Slots = npt.NDArray[np.int64]
+
+_SEGMENTS = 1 << kernels.SEGMENT_BITS
+_CELLS = _SEGMENTS * kernels.CELLS  # for each bucket that every segment has
+_MAX_LOAD = 0.85
+_GROWTH = 1.25  # of the number of buckets: so that they are never less than two thirds full
+_MOVING_SHARE = 0.03  # of the cells: when so many keys have come since growth began, all segments have moved
+_MAX_SLOTS = 2**32 - 2
+
+
+class _Insertion:
+    """One thread's share of an insertion, and how far it has come."""
+
+    def __init__(self, part: int, positions: Slots) -> None:
+        self.part, self.positions = part, positions
+        self.pool = self.new = np.empty(len(positions), np.int64)
+        self.done = self.num_new = 0
 
 
 class CollisionlessIndex:
-    """Keys to slots.
+    """Keys to slots. Slots are small dense integers; those of deleted keys are reused first.
+
+    It grows by a quarter at a time and a few segments at an insertion, so that no insertion waits for the whole of it:
+    the next generation of buckets lies in the other half of the reserved memory.
 
     >>> index = CollisionlessIndex()
-    >>> index.insert(np.array([7, -1, 2**63 - 1])).tolist(), index.find(np.array([-1, 8])).tolist()
-    ([0, 1, 2], [1, -1])
+    >>> slots, new = index.insert(np.array([7, -1, 7, 2**63 - 1]))
+    >>> slots.tolist(), new.tolist(), index.find(np.array([-1, 8])).tolist()
+    ([0, 1, 0, 2], [0, 1, 3], [1, -1])
     """
 
-    def __init__(self, capacity: int = 1024, seed: int = 0) -> None:
-        self._seed = np.uint64(seed % 2**64)
-        self._keys, self._slots = _empty_table(capacity)
-        self._free = np.empty(0, np.int64)
+    def __init__(self, seed: int = 0, threads: int = 1) -> None:
+        self._seed, self._threads = np.uint64(seed % 2**64), threads
+        self._memory = Reserved(np.uint64)
+        self._buckets = self._memory.array
+        self._halves = self._buckets.view(np.uint32)
+        self._other_half = self._memory.length // 2 // 4096 * 4096 // kernels.WORDS  # in buckets
+        self._base, self._length = 0, 1  # of the newest generation: its first bucket, and buckets of a segment
+        self._old_base, self._old_length = 0, 0
+        self._moved = _SEGMENTS  # segments that have reached it
+        self._starts = np.arange(_SEGMENTS, dtype=np.uint64)
+        self._lengths = np.ones(_SEGMENTS, np.uint64)
+        self._free, self._num_free = np.empty(0, np.int64), 0
         self.num_slots = 0  # slots ever handed out: the length a row array needs
-        self.num_keys = 0
+
+    @property
+    def num_keys(self) -> int:
+        """Keys that have a slot."""
+        return self.num_slots - self._num_free
 
     def find(self, keys_N: Keys) -> Slots:
         """The slot of each key, -1 where it has none."""
         slots_N = np.empty(len(keys_N), np.int64)
-        kernels.find(self._keys, self._slots, self._seed, keys_N, slots_N)
+        in_pieces(
+            lambda start, stop: self.find_into(keys_N[start:stop], slots_N[start:stop]), len(keys_N), self._threads
+        )
         return slots_N
 
-    def insert(self, keys_U: Keys) -> Slots:
-        """The slot of each of these distinct keys, new where it had none."""
-        self._make_room(len(keys_U))
-        slots_U = np.empty(len(keys_U), np.int64)
-        num_free, self.num_slots = kernels.insert(
-            self._keys, self._slots, self._seed, keys_U, slots_U, self._free, len(self._free), self.num_slots
-        )
-        self._free = self._free[:num_free]
-        self.num_keys = self.num_slots - num_free
-        return slots_U
+    def find_into(self, keys_N: Keys, slots_N: Slots) -> None:
+        """``find`` into an array, by one thread: others may do the same meanwhile."""
+        kernels.find(*self._table, keys_N, slots_N)
+
+    def insert(self, keys_N: Keys) -> tuple[Slots, Slots]:
+        """The slot of each key, new where it had none; and the positions in ``keys_N`` of the first of each new key."""
+        slots_N = self.find(keys_N)
+        absent = np.flatnonzero(slots_N < 0)
+        if len(absent):
+            self._grow_for(len(absent))
+            slots_N[absent], new = self._insert_absent(keys_N[absent])
+            absent = absent[new]
+        return slots_N, absent
+
+    def _insert_absent(self, keys_A: Keys) -> tuple[Slots, Slots]:
+        """Insert keys that may repeat, each thread those of its own segments; their slots, and where new ones are."""
+        slots_A, pool = np.empty(len(keys_A), np.int64), self._slots_for(len(keys_A))
+        tasks: list[_Insertion] = []
+
+        def begin(part: int, parts: int) -> None:
+            tasks.append(_Insertion(part, kernels.share(self._seed, keys_A, part, parts)))
+
+        in_parts(begin, len(keys_A), self._threads)
+        tasks.sort(key=lambda task: task.part)
+        for task, end in zip(tasks, np.cumsum([len(task.positions) for task in tasks]), strict=True):
+            task.pool = pool[end - len(task.positions) : end]
+
+        def go_on(part: int, parts: int) -> None:
+            for task in tasks[part::parts]:
+                task.done, task.num_new = kernels.insert(
+                    *self._table, keys_A, task.positions, task.done, slots_A, task.pool, task.new, task.num_new
+                )
+
+        in_parts(go_on, len(keys_A), self._threads)
+        while any(task.done < len(task.positions) for task in tasks):
+            self._next_generation(0)  # a segment is full, long before the others
+            self._move(_SEGMENTS)
+            in_parts(go_on, len(keys_A), self._threads)
+        self._take_back([task.pool[task.num_new :] for task in tasks])
+        return slots_A, np.concatenate([task.new[: task.num_new] for task in tasks])
+
+    def _slots_for(self, num: int) -> Slots:
+        """So many free slots, those of deleted keys first."""
+        reused = min(num, self._num_free)
+        self._num_free -= reused
+        freed = self._free[self._num_free : self._num_free + reused][::-1]
+        self.num_slots += num - reused
+        return np.concatenate([freed, np.arange(self.num_slots - (num - reused), self.num_slots)])
+
+    def _take_back(self, unused: Sequence[Slots]) -> None:
+        """Slots that ``_slots_for`` gave and nobody took: the last ones were never handed out, others are free."""
+        slots = np.concatenate(unused)[::-1]
+        last = np.arange(self.num_slots - 1, self.num_slots - 1 - len(slots), -1)
+        num_last = int(np.argmin(np.append(slots == last, False)))
+        self.num_slots -= num_last
+        self._free_slots(slots[num_last:])
+
+    def _free_slots(self, slots: Slots) -> None:
+        needed = self._num_free + len(slots)
+        if needed > len(self._free):
+            self._free = np.concatenate([self._free[: self._num_free], np.empty(needed, np.int64)])
+        self._free[self._num_free : needed] = slots
+        self._num_free = needed
 
     def delete(self, keys_U: Keys) -> Slots:
         """Remove keys; returns the slots that those present had, free for reuse from now on."""
         slots_U = np.empty(len(keys_U), np.int64)
-        kernels.remove(self._keys, self._slots, self._seed, keys_U, slots_U)
+        kernels.remove(*self._table, keys_U, slots_U)
         freed = slots_U[slots_U >= 0]
-        self._free = np.concatenate([self._free, freed])
-        self.num_keys -= len(freed)
+        self._free_slots(freed)
         return freed
 
-    def items(self) -> tuple[Keys, Slots]:
-        """All keys and their slots, ordered by slot."""
-        used = self._slots >= 0
-        keys, slots = self._keys[used], self._slots[used]
-        order = np.argsort(slots)
-        return keys[order], slots[order]
+    def items(self, chosen: npt.NDArray[np.uint64], num: int) -> tuple[Keys, Slots]:
+        """Keys and slots of the ``num`` slots in use whose bit is set, in the index's own order."""
+        keys, slots = np.empty(num, np.int64), np.empty(num, np.int64)
+        if num:
+            kernels.items(self._buckets, self._halves, self._starts, self._lengths, chosen, keys, slots)
+        return keys, slots
 
     @property
     def nbytes(self) -> int:
         """Bytes of the index alone."""
-        return int(self._keys.nbytes + self._slots.nbytes + self._free.nbytes)
+        in_buckets = int(self._lengths.sum()) * kernels.WORDS * self._buckets.itemsize
+        return in_buckets + self._starts.nbytes + self._lengths.nbytes + self._free.nbytes
 
-    def _make_room(self, num_new: int) -> None:
-        needed = self.num_keys + num_new
-        if needed <= _MAX_LOAD * len(self._keys):
+    @staticmethod
+    def bytes_for(num_keys: int) -> int:
+        """The bytes that an index of so many keys takes at most, all but surely: segments differ in their share."""
+        mean = num_keys / _SEGMENTS
+        fullest = max(mean / _MAX_LOAD, mean + 4 * math.sqrt(mean))
+        length = max(1, math.ceil(_GROWTH * fullest / kernels.CELLS))
+        return _SEGMENTS * 8 * (kernels.WORDS * length + 2)
+
+    @property
+    def _table(self) -> tuple[kernels.Uint64s, kernels.Uint32s, kernels.Uint64s, kernels.Uint64s, np.uint64]:
+        return self._buckets, self._halves, self._starts, self._lengths, self._seed
+
+    def _grow_for(self, num_new: int) -> None:
+        """Begin growth where these keys would fill the index, and do this insertion's share of what is under way."""
+        if self.num_keys + num_new > _MAX_SLOTS:
+            raise ServiceError(f"a row group holds at most {_MAX_SLOTS:,} rows; spread it over more shards")
+        if self._moved == _SEGMENTS and self.num_keys + num_new > _MAX_LOAD * _CELLS * self._length:
+            self._next_generation(self.num_keys + num_new)
+        if self._moved < _SEGMENTS:
+            self._move(math.ceil(_SEGMENTS * num_new / (_MOVING_SHARE * _CELLS * self._length)))
+
+    def _next_generation(self, num_keys: int) -> None:
+        """More buckets to each segment, enough for ``num_keys``; segments are still to be moved there."""
+        self._move(_SEGMENTS)
+        self._old_base, self._old_length = self._base, self._length
+        enough = math.ceil(num_keys / (_MAX_LOAD * _CELLS))
+        self._length = max(self._length + 1, round(_GROWTH * self._length), enough)
+        self._base = self._other_half - self._base
+        self._moved = 0
+
+    def _move(self, num_segments: int) -> None:
+        """Move the next so many segments to the newest generation, and give back the memory they leave."""
+        first, end = self._moved, min(_SEGMENTS, self._moved + num_segments)
+        if first == end:
             return
-        keys, slots = self.items()
-        self._keys, self._slots = _empty_table(2 * needed)
-        kernels.place(self._keys, self._slots, self._seed, keys, slots)
-
-
-def _empty_table(capacity: int) -> tuple[Keys, Slots]:
-    length = 1 << max(4, int(np.ceil(np.log2(capacity / _MAX_LOAD))))
-    return np.zeros(length, np.int64), np.full(length, kernels.EMPTY, np.int64)
+        in_parts(
+            lambda part, parts: kernels.move_segments(
+                *self._table,
+                first + (end - first) * part // parts,
+                first + (end - first) * (part + 1) // parts,
+                self._base,
+                self._length,
+            ),
+            self.num_keys * (end - first) // _SEGMENTS,
+            self._threads,
+        )
+        words = self._old_length * kernels.WORDS
+        start = self._old_base * kernels.WORDS
+        self._memory.release(start + first * words, start + end * words)
+        self._moved = end

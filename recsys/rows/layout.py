@@ -74,9 +74,13 @@ class Layout:
         """One item's facts, as versioned JSON."""
         return f"{self.prefix}item:{id_text(item_id)}"
 
+    def group_prefix(self, group: str) -> bytes:
+        """What the keys of a group's rows start with."""
+        return f"{self.prefix}{self.row_format}:{group}:".encode()
+
     def row_keys(self, group: str, keys_N: Keys) -> list[bytes]:
         """One key a row."""
-        prefix = f"{self.prefix}{self.row_format}:{group}:".encode()
+        prefix = self.group_prefix(group)
         packed = keys_N.astype("<i8").tobytes()
         return [prefix + packed[i : i + 8] for i in range(0, len(packed), 8)]
 

@@ -4,20 +4,24 @@ Shape suffixes: N keys asked for (repeats allowed), U unique keys, W row width, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, unknown
+from recsys.fields import build
 from recsys.hashing import Floats, Keys
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer, build_optimizer
+from recsys.rows.policies import Admission, Eviction, build_admission
 
 Cursor = tuple[int, ...]  # one sequence number a shard
+Gradients = tuple[Keys, Floats] | tuple[Keys, Floats, npt.NDArray[np.int64]]  # with how often each key occurred
 Sequences = npt.NDArray[np.int64]
+RowFormat = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,10 @@ class RowGroup:
 
     Keys are any int64, in a collisionless map that grows with them; or, with ``num_rows``, integers in
     [0, num_rows) in an array. ``absent`` says what a key without a row reads, in training and in serving alike:
-    the initial value that its row would start from, or zeros. A row comes into being at its first push.
+    the initial value that its row would start from, or zeros. A row comes into being at its first push, or when
+    ``admission`` lets it; it goes when no push has touched it for more than ``ttl_seconds`` of event time (looked for a
+    few dozen times in that time), or when ``eviction`` needs its room. ``row_format`` is how rows are kept; those of
+    few bits are rounded at random, and int8 has a scale for each row. Optimizer state is float32.
     """
 
     name: str
@@ -36,6 +43,10 @@ class RowGroup:
     seed: int = 0
     num_rows: int | None = None
     absent: Literal["initial", "zeros"] = "initial"
+    row_format: RowFormat = "float32"
+    admission: Admission | None = None
+    ttl_seconds: float | None = None
+    eviction: Eviction | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -44,6 +55,19 @@ class RowGroup:
             raise ConfigError(f"row group {self.name!r}: num_rows {self.num_rows} must be at least 1")
         if self.absent not in ("initial", "zeros"):
             raise ConfigError(f"row group {self.name!r}: absent {self.absent!r} must be 'initial' or 'zeros'")
+        if self.row_format not in get_args(RowFormat):
+            raise unknown(f"row group {self.name!r}: row_format", self.row_format, get_args(RowFormat))
+        if self.ttl_seconds is not None and not self.ttl_seconds > 0:
+            raise ConfigError(f"row group {self.name!r}: ttl_seconds {self.ttl_seconds} must be above 0")
+        if self.eviction is not None and self.num_rows is not None:
+            raise ConfigError(
+                f"row group {self.name!r}: num_rows is given, so it can not grow past eviction.max_bytes; leave one out"
+            )
+
+    @property
+    def counts_occurrences(self) -> bool:
+        """Whether a push should say how often a key occurred, where repeated keys were summed before."""
+        return self.admission is not None or (self.eviction is not None and self.eviction.kind == "lfu")
 
     def absent_rows(self, keys_N: Keys) -> Floats:
         """What keys without a row read, float32 of shape (N, width)."""
@@ -73,9 +97,16 @@ class RowGroup:
                 f"row group {self.name!r}: gradients are {gradients_NW.dtype} {gradients_NW.shape}, must be float32 "
                 f"{shape}"
             )
-        if not np.isfinite(gradients_NW).all():
+        # The sum is quick, and finite unless a gradient is not, or they are huge.
+        if not np.isfinite(gradients_NW.sum(dtype=np.float32)) and not np.isfinite(gradients_NW).all():
             raise DataError(f"row group {self.name!r}: a gradient is NaN or infinite; lower the learning rate or clip")
         return np.ascontiguousarray(gradients_NW)
+
+    def checked_counts(self, num_keys: int, counts_N: Sequences) -> Sequences:
+        """Occurrences of each key, int64 of at least 1; DataError for others."""
+        if counts_N.dtype != np.int64 or counts_N.shape != (num_keys,) or (counts_N < 1).any():
+            raise DataError(f"row group {self.name!r}: counts must be int64 ({num_keys},) of at least 1")
+        return np.ascontiguousarray(counts_N)
 
     def to_json(self) -> dict[str, Any]:
         """The group as plain values, for manifests."""
@@ -87,6 +118,10 @@ class RowGroup:
         parts = dict(fields)
         parts["optimizer"] = build_optimizer(parts["optimizer"])
         parts["initial"] = Initial(**parts["initial"])
+        if parts.get("admission") is not None:
+            parts["admission"] = build_admission(parts["admission"])
+        if parts.get("eviction") is not None:
+            parts["eviction"] = build(Eviction, parts["eviction"], "eviction")
         return cls(**parts)
 
 
@@ -112,6 +147,7 @@ class Changes:
     cursor: Cursor
     upserts: dict[str, Upserts]
     deletes: dict[str, Deletes]
+    complete: frozenset[str] = frozenset()  # groups whose upserts are all their rows: any other that is held is gone
 
 
 @dataclass(frozen=True)
@@ -123,25 +159,37 @@ class GroupSnapshot:
     state: dict[str, Floats]
     event_times_U: npt.NDArray[np.int64]
     sequences_U: Sequences
+    time_ms: int = -1  # the latest event time that the group has seen
+    num_steps: int = 0  # of the group's optimizer
+    own_steps_U: Sequences | None = None  # the last of them that each row has had, where untouched rows miss something
+    candidate_keys_C: Keys = field(default_factory=lambda: np.empty(0, np.int64))  # ids that wait for admission
+    candidate_counts_C: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    deleted_keys_D: Keys = field(default_factory=lambda: np.empty(0, np.int64))  # of an increment: gone since its base
 
-    def select(self, mask_U: npt.NDArray[np.bool_]) -> "GroupSnapshot":
-        """The rows where ``mask_U`` is true: how a snapshot is split over shards."""
-        state = {name: values_US[mask_U] for name, values_US in self.state.items()}
-        return GroupSnapshot(
-            self.keys_U[mask_U],
-            self.rows_UW[mask_U],
-            state,
-            self.event_times_U[mask_U],
-            self.sequences_U[mask_U],
+    def select(self, mask_of: Callable[[Keys], npt.NDArray[np.bool_]]) -> "GroupSnapshot":
+        """What belongs to the keys that ``mask_of`` chooses: how a snapshot is split over shards."""
+        mask_U, mask_C, mask_D = (mask_of(k) for k in (self.keys_U, self.candidate_keys_C, self.deleted_keys_D))
+        return replace(
+            self,
+            keys_U=self.keys_U[mask_U],
+            rows_UW=self.rows_UW[mask_U],
+            state={name: values_US[mask_U] for name, values_US in self.state.items()},
+            event_times_U=self.event_times_U[mask_U],
+            sequences_U=self.sequences_U[mask_U],
+            own_steps_U=None if self.own_steps_U is None else self.own_steps_U[mask_U],
+            candidate_keys_C=self.candidate_keys_C[mask_C],
+            candidate_counts_C=self.candidate_counts_C[mask_C],
+            deleted_keys_D=self.deleted_keys_D[mask_D],
         )
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole store at one instant; restores onto any number of shards."""
+    """The whole store at one instant, or with ``since`` what changed after that cursor; restores onto any split."""
 
     cursor: Cursor
     groups: dict[str, GroupSnapshot]
+    since: Cursor | None = None
 
 
 class RowReader(ABC):
@@ -161,11 +209,12 @@ class RowStore(RowReader):
     groups: Mapping[str, RowGroup]
 
     @abstractmethod
-    def push(self, gradients: Mapping[str, tuple[Keys, Floats]], event_time_ms: int) -> None:
-        """Apply gradients (N, W) by group; repeated keys are summed first, absent rows created.
+    def push(self, gradients: Mapping[str, Gradients], event_time_ms: int) -> None:
+        """Apply gradients (N, W) by group; repeated keys are summed first, absent rows created where admitted.
 
-        ``event_time_ms`` stamps the touched rows. A wrong dtype or width, or a gradient that is not finite,
-        raises DataError and leaves the store as it was.
+        A group's event time is the latest ``event_time_ms`` so far; the touched rows take it. A third array may say
+        how often each key occurred, for who sums repeated keys before: admission and LFU count occurrences. A wrong
+        dtype or width, or a gradient that is not finite, raises DataError and leaves the store as it was.
         """
 
     def flush(self) -> None:
@@ -176,16 +225,23 @@ class RowStore(RowReader):
         """Remove rows and their optimizer state; absent keys are ignored."""
 
     @abstractmethod
-    def changes(self, consumer: str) -> Changes:
-        """Everything touched or deleted since ``consumer`` last acknowledged (at first: everything)."""
+    def changes(self, consumer: str, complete: Collection[str] = ()) -> Changes:
+        """Everything touched or deleted since ``consumer`` last acknowledged (at first: everything).
+
+        Of the groups in ``complete``, and of those where more was deleted since than is remembered, all rows.
+        """
 
     @abstractmethod
     def acknowledge(self, consumer: str, cursor: Cursor) -> None:
         """Record that ``consumer`` has safely stored the changes up to ``cursor``."""
 
     @abstractmethod
-    def snapshot(self) -> Snapshot:
-        """A copy of everything, of one instant."""
+    def snapshot(self, since: Cursor | None = None) -> Snapshot:
+        """A copy of everything, of one instant; or of what changed after an earlier snapshot's cursor.
+
+        An increment needs the deletions since: who takes some acknowledges each snapshot when it is safe, as a consumer
+        of its own. Where they are not remembered, the snapshot is whole (its ``since`` is None).
+        """
 
     @abstractmethod
     def restore(self, snapshot: Snapshot) -> None:
@@ -207,6 +263,12 @@ class RowStore(RowReader):
     def total_bytes(self) -> int:
         """``nbytes`` as a call, for those who can only call."""
         return self.nbytes
+
+
+def check_whole(snapshot: Snapshot) -> None:
+    """Raise DataError for an increment, which says nothing of the rows that it leaves out."""
+    if snapshot.since is not None:
+        raise DataError(f"this snapshot holds what changed after {snapshot.since}; apply it to that one, then restore")
 
 
 def by_name(groups: Sequence[RowGroup]) -> dict[str, RowGroup]:

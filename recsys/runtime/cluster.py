@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import ray
 from recsys.errors import ServiceError
 
 LOOPBACK = "127.0.0.1"
+_REACH_SECONDS = 5.0
 
 
 @contextmanager
@@ -45,6 +47,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             object_store_memory=512 * 2**20,
         )
     else:
+        _check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
@@ -58,3 +61,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """ServiceError where nothing listens at a ``host:port``: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", or a name that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ServiceError(f"no Ray answers at {address!r} ({error}); start one, or leave out ray.address") from error

@@ -20,6 +20,7 @@ class ProgressDisplay:
         self._console, self._title = console, title
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._last_line = 0.0
+        self._untold: Progress | None = None
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -30,14 +31,21 @@ class ProgressDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        if self._untold is not None:
+            self._print(self._untold)
 
     def __call__(self, progress: Progress) -> None:
         """Show one look at the run."""
         if self._console.is_terminal:
             self._live.update(_table(self._title, progress))
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
-            self._last_line = time.monotonic()
-            self._console.print("  ".join(f"{name} {value}" for name, value in _cells(progress)), soft_wrap=True)
+            self._print(progress)
+        else:
+            self._untold = progress
+
+    def _print(self, progress: Progress) -> None:
+        self._last_line, self._untold = time.monotonic(), None
+        self._console.print("  ".join(f"{name} {value}" for name, value in _cells(progress)), soft_wrap=True)
 
 
 def _table(title: str, progress: Progress) -> Table:

@@ -3,8 +3,9 @@
 ``OnlineRun`` wires the actors; ``train_online`` is the job as a list of steps.
 """
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from recsys.errors import ConfigError, DataError, RecsysError, ServiceError
 from recsys.features.state import FeatureState
 from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows
+from recsys.rows.first_use import compile_kernels
 from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.events import Events, KafkaEvents
@@ -273,8 +275,14 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
     torch.set_num_threads(1)  # the other cores are the actors'
     _check_fresh(settings.folder)
     prepared = _open_data(settings)
-    with services(settings, prepared, say) as running, ray_session(settings.ray_address):
+    with (
+        _leaving_nothing(settings.folder) as begun,
+        services(settings, prepared, say) as running,
+        ray_session(settings.ray_address),
+    ):
+        compile_kernels(Recommender(settings.blueprint).groups, say)  # while the broker starts
         run = OnlineRun(settings, running.events(), running.redis_url)
+        begun()
         checkpoint = _watched(run, running.source, on_progress)
         yield Trained(
             settings=settings,
@@ -325,6 +333,23 @@ def _check_fresh(folder: Path) -> None:
     held = [name for name in ("redis", "kafka", "checkpoint") if (folder / name).exists()]
     if held:
         raise ConfigError(f"{folder} holds a run already ({', '.join(held)}); choose another with hydra.run.dir=")
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[Callable[[], None]]:
+    """A run that ends before it has begun leaves its folder as it was, to be tried again."""
+    has_begun = False
+
+    def begin() -> None:
+        nonlocal has_begun
+        has_begun = True
+
+    try:
+        yield begin
+    finally:
+        if not has_begun:
+            for name in ("redis", "kafka"):
+                shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _open_data(settings: OnlineSettings) -> Prepared | None:

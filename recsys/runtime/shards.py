@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys.hashing import Floats, Keys
 from recsys.ps.client import Pending, ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
 from recsys.ps.wire import PackedKeys, PackedRows
 from recsys.rows.local import LocalRows
-from recsys.rows.store import RowGroup
+from recsys.rows.store import Gradients, RowGroup
 from recsys.runtime.actors import start_actor, wait_for
 
 
@@ -27,10 +26,16 @@ class RowShard:
         """``pull``, packed."""
         return PackedRows.of(self._store.pull(keys.unpack()))
 
-    def push(self, keys: PackedKeys, gradients: PackedRows, event_time_ms: int) -> None:
-        """``push``, packed."""
-        rows = gradients.unpack()
-        self._store.push({name: (keys_N, rows[name]) for name, keys_N in keys.unpack().items()}, event_time_ms)
+    def push(self, keys: PackedKeys, gradients: PackedRows, counts: PackedKeys, event_time_ms: int) -> None:
+        """``push``, packed; ``counts`` of the groups that come with some."""
+        rows, counted = gradients.unpack(), counts.unpack()
+        self._store.push(
+            {
+                name: (keys_N, rows[name], counted[name]) if name in counted else (keys_N, rows[name])
+                for name, keys_N in keys.unpack().items()
+            },
+            event_time_ms,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,11 @@ class RayShard:
         return lambda: wait_for(answer)
 
 
-def _packed(gradients: Mapping[str, tuple[Keys, Floats]], event_time_ms: int) -> tuple[PackedKeys, PackedRows, int]:
-    keys = PackedKeys.of({name: keys_N for name, (keys_N, _) in gradients.items()})
-    rows = PackedRows.of({name: gradients_NW for name, (_, gradients_NW) in gradients.items()})
-    return keys, rows, event_time_ms
+def _packed(gradients: Mapping[str, Gradients], event_time_ms: int) -> tuple[PackedKeys, PackedRows, PackedKeys, int]:
+    keys = PackedKeys.of({name: arrays[0] for name, arrays in gradients.items()})
+    rows = PackedRows.of({name: arrays[1] for name, arrays in gradients.items()})
+    counts = PackedKeys.of({name: arrays[2] for name, arrays in gradients.items() if len(arrays) == 3})
+    return keys, rows, counts, event_time_ms
 
 
 def start_shards(groups: Sequence[RowGroup], num_shards: int) -> ShardedRows:

@@ -24,7 +24,7 @@ from recsys.training.predictions import read_predictions
 from recsys.training.report import Plot, write_report
 
 _NUM_CANDIDATES = 100
-_PARITY_BOUND = 1e-5  # of float32 rows
+_PARITY_BOUNDS = {"float32": 1e-5, "float16": 2e-3}  # by the format of published rows
 _PACKAGES = ("torch", "ray", "kafka-python", "redis", "pyarrow", "numpy", "numba", "hydra-core")
 
 
@@ -38,6 +38,7 @@ def summarize(trained: Trained) -> dict[str, Any]:
     return {
         "source": trained.source,
         "data": trained.settings.data_name,
+        "row_format": trained.settings.layout.row_format,
         "finished": trained.finished,
         "events": last.events,
         "examples": predictions.num_rows,
@@ -141,7 +142,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 def shortfalls(summary: dict[str, Any]) -> list[str]:
     """What a run promises and this one did not keep, one line each."""
     lines = []
-    if summary["parity_max_abs_error"] > _PARITY_BOUND:
+    if summary["parity_max_abs_error"] > _PARITY_BOUNDS[summary["row_format"]]:
         lines.append(f"scores from Redis are up to {summary['parity_max_abs_error']:.2g} off the trainer's own")
     for name in ("examples_lost", "examples_duplicated"):
         if summary[name]:

@@ -35,6 +35,8 @@ SECURITY_OPTIONS = tuple(
     )
 )
 
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
 # The administrator lacks both, and needs neither.
 _WHERE_KNOWN = {"allow_auto_create_topics": False, "metrics_enabled": False}
 
@@ -57,6 +59,9 @@ def connect(
     for option in security:
         if option not in SECURITY_OPTIONS:
             raise unknown("Kafka security option", option, SECURITY_OPTIONS)
+    protocol = security.get("security_protocol", "PLAINTEXT")
+    if protocol not in _PROTOCOLS:
+        raise unknown("security_protocol", protocol, _PROTOCOLS)
     started = time.monotonic()
     _await_listener(bootstrap_servers, timeout_seconds)
     opened: list[Any] = []

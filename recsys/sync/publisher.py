@@ -6,6 +6,7 @@ delays, it does not lose. A run is published beside the one that is served; one 
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Write = tuple[bytes | str, bytes]  # key, versioned value
 
 _CONSUMER = "redis"
 _KEYS_PER_CALL = 500
+_GLOB_CHARACTER = re.compile(rb"[*?\[\]\\^-]")
 
 # KEYS[i] is set to ARGV[i] unless it holds the same version or a newer one. Returns how many were set.
 _SET_NEWER = """
@@ -36,6 +38,20 @@ for i = 1, #KEYS do
   end
 end
 return set
+"""
+
+
+# Rows become tombstones, a little newer than the rows were and older than whatever is written after them.
+_BURY = """
+local buried = 0
+for i = 1, #KEYS do
+  if redis.call('STRLEN', KEYS[i]) > 8 then
+    local version = struct.unpack('>d', redis.call('GETRANGE', KEYS[i], 0, 7))
+    redis.call('SET', KEYS[i], struct.pack('>d', version + 0.5))
+    buried = buried + 1
+  end
+end
+return buried
 """
 
 
@@ -80,6 +96,7 @@ class Publisher:
         self._client, self._store, self._feeds, self._layout = client, store, list(feeds), layout
         self._time_ms, self._clock = time_ms, clock
         self._set_newer = client.register_script(_SET_NEWER)
+        self._bury = client.register_script(_BURY)
         self._stored = [0] * len(self._feeds)
         self._with_history: set[int | str] = set()  # users
 
@@ -147,12 +164,22 @@ class Publisher:
             # a table's rows stand for themselves; the dense parameters of two versions make no model
             write = self._write_at_once if group == DENSE else self._write
             num_rows += write(list(zip(keys, values, strict=True)))
+            if group in changes.complete:
+                num_deletes += self._bury_others(group, set(keys))
         for group, deletes in changes.deletes.items():
             keys = self._layout.row_keys(group, deletes.keys_U)
             num_deletes += self._write(
                 [(key, tombstone(int(s))) for key, s in zip(keys, deletes.sequences_U, strict=True)]
             )
         return num_rows, num_deletes
+
+    def _bury_others(self, group: str, keys: set[bytes]) -> int:
+        """Of a group whose rows came all: what else Redis holds of it is gone."""
+        pattern = _GLOB_CHARACTER.sub(rb"\\\g<0>", self._layout.group_prefix(group)) + b"*"
+        found = self._client.scan_iter(match=pattern, count=_KEYS_PER_CALL)
+        others = [key for key in found if key not in keys]
+        chunks = (others[start : start + _KEYS_PER_CALL] for start in range(0, len(others), _KEYS_PER_CALL))
+        return sum(int(self._bury(keys=chunk)) for chunk in chunks)
 
     def _write_features(self, parts: Sequence[FeatureChanges]) -> tuple[int, int]:
         version = sum(part.sequence for part in parts)  # one number for all feeds, so that theirs need not compare

@@ -1,30 +1,41 @@
 """``collisionless``: every 64-bit id has a row of its own, made when it is first trained (Monolith §3.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from recsys.features.declarations import Feature
+from recsys.fields import Above
+from recsys.rows.policies import Admission, Eviction, build_admission
 from recsys.tables.plan import TablePlan
 from recsys.tables.table import Table, TableConfig, identity
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollisionlessConfig(TableConfig):
-    """Nothing to size: the table grows with the ids."""
+    """Nothing to size: the table grows with the ids, as far as these let it (see RowGroup)."""
 
     kind: ClassVar[str] = "collisionless"
+
+    admission: Admission | None = None
+    ttl_seconds: float | None = None
+    eviction: Eviction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollisionlessPlan(TablePlan):
-    """The shared fields are all there is to say."""
+    """Which ids get a row, and which rows leave, where ids never end."""
+
+    admission: Mapping[str, Any] | None = None
+    ttl_seconds: Annotated[float, Above(0)] | None = None
+    eviction: Eviction | None = None
 
     def table(self, features: Sequence[Feature], **shared: Any) -> CollisionlessConfig:
         """See TablePlan.table."""
-        return CollisionlessConfig(**shared)
+        admission = None if self.admission is None else build_admission(self.admission, "table.admission")
+        return CollisionlessConfig(admission=admission, ttl_seconds=self.ttl_seconds, eviction=self.eviction, **shared)
 
 
 class Collisionless(Table):
@@ -34,7 +45,10 @@ class Collisionless(Table):
 
     def __init__(self, config: CollisionlessConfig) -> None:
         super().__init__(config)
-        self.groups = (config.row_group(width=config.embedding_dim, num_rows=None),)
+        group = config.row_group(width=config.embedding_dim, num_rows=None)
+        self.groups = (
+            replace(group, admission=config.admission, ttl_seconds=config.ttl_seconds, eviction=config.eviction),
+        )
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""

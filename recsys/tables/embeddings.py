@@ -6,6 +6,7 @@ B examples, D embedding dimension.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from torch.nn import functional
 from recsys.batches.batch import Bag
 from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
-from recsys.rows.store import RowGroup, RowReader, by_name
+from recsys.rows.store import Gradients, RowGroup, RowReader, by_name
 from recsys.tables import build_table
 from recsys.tables.table import Table, TableConfig
 
@@ -26,6 +27,7 @@ class Addressed:
     """Phase one of a lookup: which rows a batch needs, each once, and where each id finds its own."""
 
     keys: dict[str, Keys]  # unique keys by row group
+    counts: dict[str, Keys]  # how often each occurs, of the groups that ask
     places: dict[tuple[str, str], dict[str, Tensor]]  # (table, feature) -> row group -> (N, K) index into the keys
     bags: Mapping[str, Bag]
 
@@ -37,15 +39,15 @@ class Looked:
     addressed: Addressed
     rows: dict[str, Tensor]  # (U, W) by row group
 
-    def gradients(self) -> dict[str, tuple[Keys, Floats]]:
-        """What a push takes, after backward: (keys, gradients) of every group."""
-        return {
-            name: (
-                self.addressed.keys[name],
-                np.zeros(tuple(rows.shape), np.float32) if rows.grad is None else rows.grad.numpy(),
-            )
-            for name, rows in self.rows.items()
-        }
+    def gradients(self) -> dict[str, Gradients]:
+        """What a push takes, after backward: keys and gradients of every group, and counts where they are asked for."""
+        return {name: self._gradients(name, rows) for name, rows in self.rows.items()}
+
+    def _gradients(self, name: str, rows: Tensor) -> Gradients:
+        gradients_UW = np.zeros(tuple(rows.shape), np.float32) if rows.grad is None else rows.grad.numpy()
+        if name in self.addressed.counts:
+            return self.addressed.keys[name], gradients_UW, self.addressed.counts[name]
+        return self.addressed.keys[name], gradients_UW
 
 
 class Embeddings(nn.Module):
@@ -62,7 +64,7 @@ class Embeddings(nn.Module):
         self.tables: Mapping[str, Table] = {config.name: build_table(config) for config in configs}
         self._modules.update({f"table:{name}": table for name, table in self.tables.items()})
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, RowGroup]:
         """The row groups that a store must hold for these tables."""
         return by_name([group for table in self.tables.values() for group in table.groups])
@@ -90,10 +92,13 @@ class Embeddings(nn.Module):
                 for group, keys_NK in addressed.items():
                     keys.setdefault(group, []).append(keys_NK)
         unique: dict[str, Keys] = {}
+        counts: dict[str, Keys] = {}
         inverses: dict[str, list[Tensor]] = {}
         for group, parts in keys.items():
             keys_U, inverse = torch.unique(torch.cat([part.reshape(-1) for part in parts]), return_inverse=True)
             unique[group] = keys_U.numpy()
+            if self.groups[group].counts_occurrences:
+                counts[group] = torch.bincount(inverse, minlength=len(keys_U)).numpy()
             pieces = inverse.split([part.numel() for part in parts])
             inverses[group] = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
         places: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -101,7 +106,7 @@ class Embeddings(nn.Module):
             for feature in table.config.feature_names:
                 named = {group.name: inverses[group.name].pop(0) for group in table.groups}
                 places[table.config.name, feature] = named
-        return Addressed(unique, places, bags)
+        return Addressed(unique, counts, places, bags)
 
     def look(self, addressed: Addressed, rows: Mapping[str, Floats]) -> Looked:
         """Phase two: pulled rows become leaves of the graph."""

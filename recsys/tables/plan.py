@@ -14,6 +14,7 @@ from recsys.features.declarations import Feature
 from recsys.fields import AtLeast
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer
+from recsys.rows.store import RowFormat
 from recsys.tables.table import Absent, Pooling, TableConfig
 
 Count = Annotated[int, AtLeast(1)]
@@ -28,6 +29,7 @@ class TablePlan(ABC):
     embedding_dim: Count = 16
     pooling: Pooling = "mean"
     absent: Absent = "initial"
+    row_format: RowFormat = "float32"
     initial_scale: Annotated[float, AtLeast(0)] = 0.05
 
     def tables(self, features: Sequence[Feature], *, optimizer: Optimizer, seed: int) -> list[TableConfig]:
@@ -41,6 +43,7 @@ class TablePlan(ABC):
                 embedding_dim=self.embedding_dim,
                 pooling=self.pooling,
                 absent=self.absent,
+                row_format=self.row_format,
                 initial=Initial(scale=self.initial_scale),
                 optimizer=optimizer,
             )

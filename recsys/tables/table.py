@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recsys.errors import ConfigError
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer
-from recsys.rows.store import RowGroup
+from recsys.rows.store import RowFormat, RowGroup
 
 Pooling = Literal["sum", "mean"]
 Absent = Literal["initial", "zeros"]
@@ -40,6 +40,7 @@ class TableConfig:
     initial: Initial = field(default_factory=Initial)
     seed: int = 0
     absent: Absent = "initial"
+    row_format: RowFormat = "float32"
 
     def __post_init__(self) -> None:
         if self.embedding_dim < 1:
@@ -59,6 +60,7 @@ class TableConfig:
             initial=self.initial,
             seed=self.seed,
             absent=self.absent,
+            row_format=self.row_format,
         )
 
     def narrowed(self, optimizer: Optimizer, **changes: Any) -> "TableConfig":

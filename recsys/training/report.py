@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from recsys.errors import DataError
 
@@ -56,16 +56,22 @@ UNITS = {"seconds": "s", "ms": "ms", "bytes": "B", "percent": "%"}
 
 @dataclass(frozen=True)
 class Plot:
-    """A line plot: each series is (x values, y values), equally many; nan leaves a gap. ``note`` is below."""
+    """A line plot: each series is (x values, y values), equally many; nan leaves a gap. ``note`` is below.
+
+    ``log_x`` sets the x values out by their logarithm; they have to be above 0.
+    """
 
     title: str
     x_label: str
     y_label: str
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     note: str = ""
+    log_x: bool = False
 
     def __post_init__(self) -> None:
         for name, (xs, ys) in self.series.items():
+            if self.log_x and min(xs, default=1) <= 0:
+                raise DataError(f"plot {self.title!r}, series {name!r}: x {min(xs)} has no logarithm; give log_x=False")
             if len(xs) != len(ys):
                 counts = f"{len(xs)} x but {len(ys)} y values"
                 message = f"plot {self.title!r}, series {name!r}: {counts}; give a y per x"
@@ -234,8 +240,12 @@ def _draw(plot: Plot, axes: Axes) -> None:
         color, dashes = _line_of(index)
         marker = "o" if len(xs) <= MOST_POINTS_WITH_MARKERS else ""
         axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=2, marker=marker, markersize=4)
+    if plot.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        if not (plot.log_x and axis is axes.xaxis):
+            axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.8g}"))
     axes.margins(x=0.02)
 

@@ -136,7 +136,7 @@ def test_no_process_outlives_a_stopped_job(stop: signal.Signals, folder: Path) -
         assert (summary["finished"], summary["examples_lost"], summary["examples_duplicated"]) == (False, None, 0)
     # After a SIGKILL, Ray's two agents try for a minute to reach its control service, then end by themselves.
     agents = [process for process in children if "Agent" in names[process.pid]] if stop is signal.SIGKILL else []
-    _, alive = psutil.wait_procs([process for process in children if process not in agents], timeout=40)
+    _, alive = psutil.wait_procs([process for process in children if process not in agents], timeout=90)
     assert [process.name() for process in alive] == []
 
 

@@ -169,6 +169,43 @@ def test_a_folder_that_holds_a_run(
     assert len(stderr.strip().splitlines()) == 1
 
 
+def test_a_folder_that_can_not_be_made(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for folder in ("/proc/x", "file/x"):
+        wanted = ("source=parquet", f"data.folder={films}", f"hydra.run.dir={folder}")
+        status, stderr = mistake("online", *wanted, monkeypatch=monkeypatch, capfd=capfd)
+        assert status == 2 and stderr.endswith("choose another hydra.run.dir=\n"), stderr
+        assert folder in stderr and len(stderr.strip().splitlines()) == 1
+
+
+def test_a_table_larger_than_memory(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = ("model=dcnv2", f"data.folder={films}", "table.embedding_dim=100000000")
+    status, stderr = mistake("train", *wanted, monkeypatch=monkeypatch, capfd=capfd)
+    assert (status, stderr) == (2, "train: there is not enough memory; make tables, layers or batches smaller\n")
+
+
+def test_a_run_that_never_began_leaves_its_folder_to_the_next(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Redis has started when it is found that no Ray answers: quickly, though Ray would go on trying."""
+    monkeypatch.chdir(tmp_path)
+    wanted = ("source=parquet", f"data.folder={films}", "hydra.run.dir=runs/mine", "ray.address=127.0.0.1:1")
+    for _ in range(2):
+        status, stderr = mistake("online", *wanted, monkeypatch=monkeypatch, capfd=capfd)
+        assert status == 2
+        assert stderr == (
+            "online: no Ray answers at '127.0.0.1:1' ([Errno 111] Connection refused); start one, or leave out "
+            "ray.address\n"
+        )
+    assert not (tmp_path / "runs" / "mine" / "redis").exists()
+
+
 @pytest.mark.parametrize("override", ["redis.port", "kafka.port"])
 def test_a_port_in_use(
     override: str,

@@ -63,10 +63,15 @@ def test_array_shards_hold_every_key_once(num_rows: int, num_shards: int) -> Non
         buckets = shard_buckets(shard, num_shards)
         mine = keys[np.isin(keys % NUM_BUCKETS, list(buckets))]
         index = ArrayIndex(num_rows, buckets, NUM_BUCKETS)
-        slots = index.insert(mine)
+        slots, new = index.insert(np.concatenate([mine, mine]))
+        assert new.tolist() == list(range(len(mine)))  # the first of each key
+        slots = slots[: len(mine)]
         assert len(set(slots.tolist())) == len(mine) == index.num_keys
         assert len(mine) == 0 or (slots.min() >= 0 and slots.max() < index.num_slots)
-        back, same = index.items()
+        chosen = np.full(-(-index.num_slots // 64), 0, np.uint64)
+        for slot in slots.tolist():
+            chosen[slot // 64] |= np.uint64(1 << slot % 64)
+        back, same = index.items(chosen, len(mine))
         assert dict(zip(back.tolist(), same.tolist(), strict=True)) == dict(
             zip(mine.tolist(), slots.tolist(), strict=True)
         )
@@ -79,4 +84,5 @@ def test_array_index_forgets_and_takes_back() -> None:
     index.insert(np.array([2, 5]))
     assert index.delete(np.array([5, 6])).tolist() == [5]
     assert index.find(np.array([2, 5])).tolist() == [2, -1]
-    assert index.insert(np.array([2, 5])).tolist() == [2, 5] and index.num_keys == 2
+    slots, new = index.insert(np.array([2, 5]))
+    assert (slots.tolist(), new.tolist(), index.num_keys) == ([2, 5], [1], 2)

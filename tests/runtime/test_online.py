@@ -214,10 +214,12 @@ def assert_same_predictions(one: Path, other: Path) -> None:
 
 
 def test_a_promise_not_kept_is_said() -> None:
-    kept = {"parity_max_abs_error": 1e-6, "examples_lost": 0, "examples_duplicated": None}
+    kept = {"row_format": "float32", "parity_max_abs_error": 1e-6, "examples_lost": 0, "examples_duplicated": None}
     assert shortfalls(kept) == []
     assert shortfalls({**kept, "parity_max_abs_error": float("nan")}) == []  # nothing could be compared
-    assert shortfalls({"parity_max_abs_error": 0.002, "examples_lost": 3, "examples_duplicated": 1}) == [
+    assert shortfalls({**kept, "row_format": "float16", "parity_max_abs_error": 1e-3}) == []
+    broken = {"row_format": "float32", "parity_max_abs_error": 0.002, "examples_lost": 3, "examples_duplicated": 1}
+    assert shortfalls(broken) == [
         "scores from Redis are up to 0.002 off the trainer's own",
         "examples_lost is 3, counted by request id; it should be 0",
         "examples_duplicated is 1, counted by request id; it should be 0",

@@ -76,6 +76,8 @@ def test_a_broker_that_is_not_there_is_named_with_a_remedy(kind: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("leftovers")
 def test_something_that_is_no_kafka_is_told_apart() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
@@ -247,8 +249,8 @@ def test_replay_into_kafka_is_read_back_with_an_end_in_every_partition(servers: 
     assert len(found[Partition("actions", partition_of("ann", 3))]) == 2
 
 
-# kafka-python leaves the sockets of refused connections to the garbage collector, which is called here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("leftovers")
 def test_a_broker_that_dies_is_an_error_for_source_and_sink(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "kafka")  # a captured record keeps its exception, and that its socket
     reason = kafka_unavailable()

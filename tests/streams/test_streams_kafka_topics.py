@@ -77,8 +77,8 @@ def test_with_the_password_topics_are_created_written_and_read(kafka: GuardedKaf
     ]
 
 
-# kafka-python leaves the sockets of refused connections to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("leftovers")
 @pytest.mark.parametrize("security", [credentials("open"), {}], ids=["wrong password", "no password"])
 def test_without_it_one_line_says_so_soon(kafka: GuardedKafka, security: dict[str, Any]) -> None:
     started = time.monotonic()
@@ -116,3 +116,11 @@ def test_check_kafka_tells_address_and_remedy() -> None:
 def test_check_kafka_refuses_what_is_no_address(address: str) -> None:
     with pytest.raises(ConfigError, match="is no host:port; write one like localhost:9092"):
         check_kafka(address)
+
+
+@pytest.mark.parametrize("protocol", [5, "plaintext", None])
+def test_a_protocol_that_can_not_be_is_refused(protocol: object) -> None:
+    """Anything else than a known one would be taken for plain text."""
+    known = "known: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
+    with pytest.raises(ConfigError, match=rf"unknown security_protocol .*; {known}"):
+        check_kafka("127.0.0.1:1", security={"security_protocol": protocol})

@@ -7,6 +7,7 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from recsys.rows.initial import Initial
 from recsys.rows.layout import Layout, payload_of, pointer_key
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
-from recsys.rows.store import Changes, Deletes, RowGroup, Upserts
+from recsys.rows.store import Changes, Deletes, RowGroup, Snapshot, Upserts
 from recsys.serving.published import PublishedRows
 from recsys.sync.publisher import Published, Publisher
 
@@ -253,6 +254,27 @@ def test_a_deleted_row_reads_as_absent_and_may_come_back(client: Redis, layout: 
     push(store, "item", 7, gradient=3.0)
     publisher.publish()
     assert rows_in_redis(client, layout, "item", 7) == [-3.0]
+
+
+def test_when_all_rows_are_sent_others_that_redis_holds_are_gone(client: Redis, layout: Layout) -> None:
+    """After a restore, say, single deletions can not be told. What is written later is newer than the tombstones."""
+    store = LocalRows([*GROUPS, replace(GROUPS[0], name=f"{GROUPS[0].name}s")])
+    publisher = publisher_of(client, store, layout)
+    push(store, "item", 1)
+    snapshot = store.snapshot()
+    push(store, "item", 1, 2, 3)
+    push(store, "items", 2)  # a group whose name begins the same
+    publisher.publish()
+    assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-2, -1, -1]
+    store.restore(Snapshot(snapshot.cursor, {"item": snapshot.groups["item"]}))
+    published = publisher.publish()
+    assert (published.rows, published.deletes) == (1, 2)
+    assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-1, None, None]
+    assert len(held(client, layout.row_keys("items", keys_of(2))[0])) > 8  # a row, no tombstone
+    assert publisher.publish().deletes == 0
+    push(store, "item", 3)
+    publisher.publish()
+    assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-1, None, -1]
 
 
 def test_users_and_items_of_both_kinds_of_id(client: Redis, layout: Layout) -> None:

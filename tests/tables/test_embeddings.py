@@ -8,6 +8,7 @@ from recsys.batches.batch import Bag
 from recsys.errors import ConfigError, DataError
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
+from recsys.rows.policies import FrequencyAdmission
 from recsys.rows.store import Snapshot, fresh_rows
 from recsys.tables.collisionless import CollisionlessConfig
 from recsys.tables.embeddings import Embeddings
@@ -109,3 +110,21 @@ def test_a_single_id_that_the_table_does_not_know_is_refused() -> None:
     assert embeddings.embed("t", "f", np.array([4, 0]), store).shape == (2, 2)
     with pytest.raises(DataError, match=r"^feature 'f': id 5 is outside \[0, 5\); raise the feature's"):
         embeddings.embed("t", "f", np.array([4, 5, -1]), store)
+
+
+def test_an_id_that_occurs_twice_in_a_batch_counts_twice() -> None:
+    """Rows are pulled and pushed once a batch, admission counts occurrences."""
+    config = CollisionlessConfig(
+        name="t",
+        embedding_dim=2,
+        feature_names=("f", "g"),
+        optimizer=SGD(learning_rate=1.0),
+        admission=FrequencyAdmission(occurrences=3),
+    )
+    embeddings = Embeddings([config])
+    store = LocalRows(list(embeddings.groups.values()))
+    bags = {"f": Bag.of_lists([[7, 8], [7]]), "g": Bag.of_lists([[7], [9]])}
+    looked = embeddings.lookup(bags, store)
+    torch.stack(list(embeddings.pool(looked).values())).sum().backward()
+    store.push(looked.gradients(), 0)
+    assert store.snapshot().groups["t"].keys_U.tolist() == [7]

@@ -122,7 +122,8 @@ def test_a_recommender_with_its_linear_part_is_built_and_learns() -> None:
         ({"row_width": 0}, "table.row_width=0: give a whole number of at least 1"),
         (
             {"wings": 2},
-            "unknown field 'table.wings'; known: kind, embedding_dim, pooling, absent, initial_scale, row_width",
+            "unknown field 'table.wings'; "
+            "known: kind, embedding_dim, pooling, absent, row_format, initial_scale, row_width",
         ),
     ],
 )

@@ -200,3 +200,16 @@ def test_series_of_unequal_lengths() -> None:
 )
 def test_values_read_as_people_write_them(key: str, value: object, label: str, text: str) -> None:
     assert (label_of(key), format_value(key, value)) == (label, text)
+
+
+def test_log_x_sets_powers_of_ten_equally_far_apart(tmp_path: Path) -> None:
+    plot = Plot("Speed", "rows", "ratio", {"pull": ([1e5, 1e6, 1e7], [0.6, 0.5, 0.4])}, log_x=True)
+    write_report(tmp_path / "report.html", title="Report", summary={}, plots=[plot])
+    text = (tmp_path / "report.html").read_text()
+    for tick in ("100,000", "1,000,000", "10,000,000"):
+        assert f">{tick}<" in text
+    line = max(re.findall(r'<path d="(M [^"]+)"[^>]*clip-path', text), key=lambda path: path.count("L"))
+    xs = [float(point.split()[0]) for point in re.split("[ML]", line) if point.strip()]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.01)
+    with pytest.raises(DataError, match="no logarithm"):
+        Plot("Speed", "rows", "ratio", {"pull": ([0.0], [0.6])}, log_x=True)

@@ -1,0 +1,163 @@
+"""numba kernels over slots: begin rows, note their changes, put a push's gradients in the order of their slots.
+
+Shape suffixes: N slots asked for, U distinct ones, P places of a part of them, A new rows, W row width, S state width.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from recsys.rows.intrinsics import prefetch
+
+Int64s = npt.NDArray[np.int64]
+Uint64s = npt.NDArray[np.uint64]
+Uint32s = npt.NDArray[np.uint32]
+Float32s = npt.NDArray[np.float32]
+
+AHEAD = 24  # rows that are asked for before their turn
+_DIGIT, _RADIX = 11, 1 << 11
+_32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_40, _16, _24_BITS = np.uint64(40), np.uint64(16), np.uint64(0xFFFFFF)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def ascends(keys_N: Int64s) -> bool:
+    """Whether every key is greater than the one before it: no key occurs twice."""
+    ascending = True
+    for i in range(1, len(keys_N)):
+        ascending &= keys_N[i] > keys_N[i - 1]
+    return ascending
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def stamp(steps: Uint32s, slots_U: Int64s, step: int) -> None:
+    """Note that rows changed."""
+    for i in range(len(slots_U)):
+        if i + AHEAD < len(slots_U):
+            prefetch(steps, slots_U[i + AHEAD])
+        steps[slots_U[i]] = np.uint32(step)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_uses(uses: npt.NDArray[np.uint16], slots_N: Int64s, counts_N: Int64s) -> bool:
+    """Add counts to slots (-1: nobody's); whether one has reached the most that it can."""
+    most = np.int64(0)
+    for i in range(len(slots_N)):
+        if slots_N[i] >= 0:
+            total = min(np.int64(uses[slots_N[i]]) + counts_N[i], np.int64(65535))
+            uses[slots_N[i]] = total
+            most = max(most, total)
+    return most == 65535
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def between(steps: Uint32s, num_slots: int, after: int, up_to: int) -> tuple[Uint64s, int]:
+    """A bit for each slot, set where ``after`` < step <= ``up_to``; and how many are set."""
+    chosen = np.zeros((num_slots + 63) // 64, np.uint64)
+    num = 0
+    for slot in range(num_slots):
+        inside = (steps[slot] > after) & (steps[slot] <= up_to)
+        chosen[slot >> 6] |= np.uint64(inside) << np.uint64(slot & 63)
+        num += np.int64(inside)
+    return chosen, num
+
+
+@njit(cache=True, inline="always")
+def _mix(value: np.uint64, seed: np.uint64) -> np.uint64:
+    """``hashing.mix64``."""
+    z = value + seed * _GOLDEN + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True, inline="always")
+def _number(bits: np.uint64) -> np.float32:
+    """24 bits as a float32 in [-1, 1)."""
+    return np.float32(bits) * np.float32(2.0**-23) - np.float32(1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def begin_uniform(
+    values: Float32s, slots_A: Int64s, keys_A: Int64s, pairs_P: Uint64s, seed: np.uint64, scale: np.float32
+) -> None:
+    """values[slots_A] = ``hashing.uniform`` of the keys times ``scale``, to the bit."""
+    width = values.shape[1]
+    for i in range(len(slots_A)):
+        base, slot = _mix(np.uint64(keys_A[i]), seed), slots_A[i]
+        for pair in range(width // 2):
+            mixed = _mix(base ^ pairs_P[pair], seed)
+            values[slot, 2 * pair] = _number(mixed >> _40) * scale
+            values[slot, 2 * pair + 1] = _number((mixed >> _16) & _24_BITS) * scale
+        if width % 2:
+            values[slot, width - 1] = _number(_mix(base ^ pairs_P[width // 2], seed) >> _40) * scale
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def places(slots_N: Int64s, part: int, parts: int) -> Uint64s:
+    """Slots that are ``part`` mod ``parts``, each with its position: slot in the high half, position in the low."""
+    places_P = np.empty(len(slots_N), np.uint64)
+    num = 0
+    for i in range(len(slots_N)):
+        places_P[num] = (np.uint64(slots_N[i]) << _32) | np.uint64(i)
+        num += np.int64((slots_N[i] >= 0) & (slots_N[i] % parts == part))
+    return places_P[:num]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fill(state: Float32s, slots_A: Int64s, fresh_S: Float32s) -> None:
+    """state[slots_A] = fresh_S."""
+    for i in range(len(slots_A)):
+        for j in range(state.shape[1]):
+            state[slots_A[i], j] = fresh_S[j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def ordered(places_P: Uint64s, num_slots: int) -> Uint64s:
+    """Places by slot, and by position where slots repeat: a radix sort, lowest digit first."""
+    source, target = places_P, np.empty_like(places_P)
+    shift = 0
+    while (num_slots - 1) >> shift > 0:
+        begins = np.zeros(_RADIX + 1, np.int64)
+        right = np.uint64(32 + shift)
+        for i in range(len(source)):
+            begins[((source[i] >> right) & np.uint64(_RADIX - 1)) + np.uint64(1)] += 1
+        for digit in range(_RADIX):
+            begins[digit + 1] += begins[digit]
+        for i in range(len(source)):
+            digit_of_i = (source[i] >> right) & np.uint64(_RADIX - 1)
+            target[begins[digit_of_i]] = source[i]
+            begins[digit_of_i] += 1
+        source, target = target, source
+        shift += _DIGIT
+    return source
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sum_runs(
+    places_P: Uint64s, at: int, gradients_NW: Float32s, slots_U: Int64s, positions_U: Int64s, sums_UW: Float32s
+) -> tuple[int, int]:
+    """From place ``at`` on, each distinct slot, its first position, and the sum of its gradients in input order.
+
+    Returns the place reached, and how many slots were written: as many as fit.
+    """
+    width = gradients_NW.shape[1]
+    flat = gradients_NW.reshape(-1)
+    last, num = np.int64(-1), 0
+    while at < len(places_P):
+        if at + AHEAD < len(places_P):
+            prefetch(flat, np.int64(places_P[at + AHEAD] & _LOW) * width)
+        slot, position = np.int64(places_P[at] >> _32), np.int64(places_P[at] & _LOW)
+        if slot != last:
+            if num == len(slots_U):
+                break
+            last, num = slot, num + 1
+            slots_U[num - 1], positions_U[num - 1] = slot, position
+            for j in range(width):
+                sums_UW[num - 1, j] = gradients_NW[position, j]
+        else:
+            for j in range(width):
+                sums_UW[num - 1, j] += gradients_NW[position, j]
+        at += 1
+    return at, num

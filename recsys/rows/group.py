@@ -1,0 +1,368 @@
+"""One row group in memory: an index from key to slot, and arrays by slot that never move.
+
+A row carries the step of its last change, four bytes, and all that is a matter of time follows from it: what a consumer
+has not seen, what has expired, what is evicted first. Step 0 marks a slot without a row.
+
+Shape suffixes: N keys asked for, U distinct ones, A absent ones, W row width, S state width.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys import hashing
+from recsys.errors import ConfigError, ServiceError
+from recsys.hashing import Floats, Keys
+from recsys.rows import gathering, updates
+from recsys.rows.array import ArrayIndex
+from recsys.rows.clock import EventClock
+from recsys.rows.collisionless import CollisionlessIndex, Slots
+from recsys.rows.deletes import DeleteLog
+from recsys.rows.formats import FORMATS
+from recsys.rows.memory import array_by_slot
+from recsys.rows.parallel import in_parts, in_pieces
+from recsys.rows.retention import gate_of, rows_in_budget
+from recsys.rows.store import Deletes, GroupSnapshot, RowGroup, Upserts
+
+Counts = npt.NDArray[np.int64]
+
+_BLOCK = 2048  # rows whose gradients are summed, and then applied while they are in the CPU's cache
+_MAX_STEP = 2**32 - 1
+_SWEEPS = 64  # of expired rows, in the time that a row lives
+_USES = "uses"  # LFU's counts, among the state of a snapshot
+
+
+class Push(NamedTuple):
+    """Gradients of one group, checked; ``counts_N``: how often each key occurred in the batch, None for once."""
+
+    keys_N: Keys
+    gradients_NW: Floats
+    counts_N: Counts | None = None
+
+
+class Rows:
+    """The rows of one group, or one shard's share of them."""
+
+    def __init__(self, group: RowGroup, *, buckets: range, num_buckets: int, threads: int) -> None:
+        self.group = group
+        self._share, self._threads = (buckets, num_buckets), threads
+        self._widths = group.optimizer.state_widths(group.width)
+        self._format = FORMATS[group.row_format]
+        self._rounds = self._format.dtype != np.float32
+        self._counts_uses = group.eviction is not None and group.eviction.kind == "lfu"
+        self._ttl_ms = None if group.ttl_seconds is None else int(1000 * group.ttl_seconds)
+        self._fresh_state = np.array(
+            [group.optimizer.initial_state(name) for name, width in self._widths.items() for _ in range(width)],
+            np.float32,
+        )
+        self._pairs = hashing.column_hashes(group.width, group.seed)
+        self._update = updates.Update(group.optimizer)
+        self._deletes = DeleteLog()
+        self._max_rows = rows_in_budget(group, len(buckets) / num_buckets, self._row_bytes)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, without a word to the consumers."""
+        group = self.group
+        self.index: ArrayIndex | CollisionlessIndex
+        if group.num_rows is None:
+            self.index, capacity = CollisionlessIndex(seed=group.seed, threads=self._threads), None
+        else:
+            self.index = ArrayIndex(group.num_rows, *self._share)
+            capacity = self.index.num_slots
+        self._values = array_by_slot(capacity, self._format.dtype, group.width)
+        self._scales = array_by_slot(capacity if self._format.has_scales else 0, np.float32)
+        self._state = array_by_slot(capacity, np.float32, sum(self._widths.values()))
+        self._steps = array_by_slot(capacity, np.uint32)
+        self._own_steps = array_by_slot(capacity if self._update.lazy else 0, np.uint32)
+        self._uses = array_by_slot(capacity if self._counts_uses else 0, np.uint16)
+        self._num_steps = 0  # of the optimizer: pushes that named this group
+        self._clock = EventClock(self._ttl_ms)
+        self._swept = -1
+        self._gate = gate_of(group)
+
+    # --- reading
+
+    def pull(self, keys_N: Keys, rows_NW: Floats | None = None) -> Floats:
+        """Rows of keys, into ``rows_NW`` where it is given."""
+        if rows_NW is None:
+            rows_NW = np.empty((len(keys_N), self.group.width), np.float32)
+        out_NW, slots_N = rows_NW, np.empty(len(keys_N), np.int64)
+
+        def read(start: int, stop: int) -> None:
+            self.index.find_into(keys_N[start:stop], slots_N[start:stop])
+            self._read(slots_N[start:stop], keys_N[start:stop], out_NW[start:stop])
+
+        in_pieces(read, len(keys_N), self._threads)
+        return rows_NW
+
+    def _read(self, slots_N: Slots, keys_N: Keys, rows_NW: Floats) -> None:
+        """Rows as they are at the end of the last step: what they missed is made up for in the copy alone."""
+        self._format.decode(self._values, self._scales, slots_N, rows_NW)
+        absent = np.flatnonzero(slots_N < 0)
+        if len(absent):
+            rows_NW[absent] = self.group.absent_rows(keys_N[absent])
+        if self._update.lazy:
+            state_NS, own_steps_N = self._state[slots_N], self._own_steps[slots_N]
+            state_NS[absent], own_steps_N[absent] = self._fresh_state, 0
+            self._update.catch_up(rows_NW, state_NS, np.arange(len(slots_N)), own_steps_N, self._num_steps)
+
+    # --- writing
+
+    def checked(self, keys_N: Keys, gradients_NW: Floats, counts_N: Counts | None = None) -> Push:
+        """A push that can be applied; DataError for others. Nothing is changed yet."""
+        keys_N = self.group.checked_keys(keys_N)
+        if counts_N is not None:
+            counts_N = self.group.checked_counts(len(keys_N), counts_N)
+        return Push(keys_N, self.group.checked_gradients(len(keys_N), gradients_NW), counts_N)
+
+    def push(self, push: Push, step: int, time_ms: int) -> None:
+        """Apply gradients in a new step at an event time; rows that expired by then leave before."""
+        if step >= _MAX_STEP:
+            raise ServiceError(f"row group {self.group.name!r}: {step:,} steps are more than a row can carry")
+        self._num_steps += 1
+        self._update.prepare(self._num_steps)
+        self._clock.advance(step, time_ms)
+        self._expire(step)
+        slots_N = self._slots_with_new_rows(push, step)
+        if self._counts_uses:
+            self._count_uses(slots_N, push.counts_N)
+        if gathering.ascends(push.keys_N):  # as Embeddings sends them: each once
+            in_pieces(partial(self._apply_distinct, slots_N, push, step), len(slots_N), self._threads)
+        else:
+            in_parts(partial(self._apply_summed, slots_N, push, step), len(slots_N), self._threads)
+
+    def _apply_distinct(self, slots_N: Slots, push: Push, step: int, start: int, stop: int) -> None:
+        """Apply the gradients of keys that occur once."""
+        slots_U, keys_U, gradients_UW = slots_N[start:stop], push.keys_N[start:stop], push.gradients_NW[start:stop]
+        if slots_U.min(initial=0) < 0:
+            admitted = slots_U >= 0
+            slots_U, keys_U, gradients_UW = slots_U[admitted], keys_U[admitted], gradients_UW[admitted]
+        size = _BLOCK if self._rounds else max(1, len(slots_U))
+        for at in range(0, len(slots_U), size):
+            self._apply(slots_U[at : at + size], keys_U[at : at + size], gradients_UW[at : at + size], step)
+
+    def _apply_summed(self, slots_N: Slots, push: Push, step: int, part: int, parts: int) -> None:
+        """Sum the gradients of each slot in input order and apply them, for every ``parts``-th slot."""
+        places_P = gathering.places(slots_N, part, parts)
+        places_P = gathering.ordered(places_P, self.index.num_slots)
+        slots_U, positions_U = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
+        sums_UW = np.empty((_BLOCK, self.group.width), np.float32)
+        at = 0
+        while at < len(places_P):
+            at, num = gathering.sum_runs(places_P, at, push.gradients_NW, slots_U, positions_U, sums_UW)
+            keys_U = push.keys_N[positions_U[:num]]
+            self._apply(slots_U[:num], keys_U, sums_UW[:num], step)
+
+    def _apply(self, slots_U: Slots, keys_U: Keys, gradients_UW: Floats, step: int) -> None:
+        """One step of distinct rows. Rows of few bits are worked on as float32 copies, and rounded back."""
+        state, own_steps, slots_W, values = self._state, self._own_steps, slots_U, self._values
+        if self._rounds:
+            values, slots_W = np.empty(gradients_UW.shape, np.float32), np.arange(len(slots_U))
+            self._format.decode(self._values, self._scales, slots_U, values)
+            state, own_steps = state[slots_U], own_steps[slots_U] if self._update.lazy else own_steps
+        self._update.catch_up(values, state, slots_W, own_steps, self._num_steps - 1)
+        self._update.apply(values, state, slots_W, gradients_UW, self._num_steps)
+        if self._rounds:
+            seed = self.group.seed % 2**63
+            self._format.encode(self._values, self._scales, slots_U, keys_U, values, seed, step)
+            self._state[slots_U] = state
+        gathering.stamp(self._steps, slots_U, step)
+        if self._update.lazy:
+            gathering.stamp(self._own_steps, slots_U, self._num_steps)
+
+    def _slots_with_new_rows(self, push: Push, step: int) -> Slots:
+        """The slot of every key; new rows where there were none, -1 for keys that are not admitted."""
+        if self.group.admission is None and self._max_rows is None:
+            slots_N, new = self.index.insert(push.keys_N)
+            self._begin(push.keys_N[new], slots_N[new])
+            return slots_N
+        slots_N = self.index.find(push.keys_N)
+        absent = np.flatnonzero(slots_N < 0)
+        keys_A, first, inverse_A = np.unique(push.keys_N[absent], return_index=True, return_inverse=True)
+        counts_A = np.bincount(inverse_A, None if push.counts_N is None else push.counts_N[absent], len(keys_A))
+        admitted_A = self._gate.admit(keys_A, counts_A.astype(np.int64), step)
+        in_order = np.argsort(first[admitted_A])  # new slots follow each other as the keys do
+        keys_A = self._within_budget(keys_A[admitted_A][in_order], slots_N[slots_N >= 0], step)
+        slots_A, _ = self.index.insert(keys_A)
+        self._begin(keys_A, slots_A)
+        slots_N[absent] = self.index.find(push.keys_N[absent])
+        return slots_N
+
+    def _begin(self, keys_A: Keys, slots_A: Slots) -> None:
+        """Fresh rows and fresh optimizer state, in slots that may have served others."""
+        group = self.group
+
+        def begin(start: int, stop: int) -> None:
+            slots, keys = slots_A[start:stop], keys_A[start:stop]
+            if not self._rounds:
+                gathering.begin_uniform(
+                    self._values, slots, keys, self._pairs, np.uint64(group.seed % 2**64),
+                    np.float32(group.initial.scale),
+                )  # fmt: skip
+            else:
+                rows_UW = group.initial.rows(keys, group.width, group.seed)
+                self._format.encode_nearest(self._values, self._scales, slots, rows_UW)
+            gathering.fill(self._state, slots, self._fresh_state)
+
+        in_pieces(begin, len(keys_A), self._threads)
+        if self._update.lazy:
+            self._own_steps[slots_A] = 0
+        if self._counts_uses:
+            self._uses[slots_A] = 0
+
+    # --- who gets a row, and who leaves
+
+    def _expire(self, step: int) -> None:
+        """Rows that nobody has touched for longer than they live, a few dozen times in that time."""
+        if self._ttl_ms is None:
+            return
+        sweep = self._clock.time_ms // max(1, self._ttl_ms // _SWEEPS)
+        if sweep == self._swept:
+            return
+        self._swept = sweep
+        last = min(self._clock.last_step_before(self._clock.time_ms - self._ttl_ms), step - 1)
+        self.delete(self._changed_in(0, last)[0], step)
+
+    def _within_budget(self, keys_A: Keys, kept_slots: Slots, step: int) -> Keys:
+        """Those of new keys that may have a row; others leave for them, but none of those that this push touches."""
+        if self._max_rows is None:
+            return keys_A
+        missing = self.index.num_keys + len(keys_A) - self._max_rows
+        if missing > 0:
+            self._steps[kept_slots] = step
+            self._evict(max(missing, self._max_rows // _SWEEPS), step)
+        return keys_A[: max(0, self._max_rows - self.index.num_keys)]
+
+    def _evict(self, num: int, step: int) -> None:
+        """Delete ``num`` rows not touched in this step: the least used where uses are counted, the oldest of these."""
+        keys, slots = self._changed_in(0, step - 1)
+        uses = self._uses[slots] if self._counts_uses else np.zeros(len(slots), np.uint16)
+        first = np.lexsort((keys, self._steps[slots], uses))[:num]
+        self.delete(keys[first], step)
+
+    def _count_uses(self, slots_N: Slots, counts_N: Counts | None) -> None:
+        if gathering.count_uses(self._uses, slots_N, np.ones(len(slots_N), np.int64) if counts_N is None else counts_N):
+            self._uses[: self.index.num_slots] //= 2
+
+    # --- deleting, changes, snapshots
+
+    def delete(self, keys_U: Keys, step: int) -> None:
+        """Remove rows of distinct keys."""
+        present = self.index.find(keys_U) >= 0
+        freed = self.index.delete(keys_U)
+        self._steps[freed] = 0
+        self._deletes.record(keys_U[present], step)
+
+    def upserts(self, since: int) -> Upserts:
+        """Rows changed after a step; all, as changed now, where single changes can no longer be told."""
+        complete = since < self._deletes.complete_from
+        keys, slots = self._changed_in(0 if complete else since, _MAX_STEP)
+        steps = self._steps[slots].astype(np.int64)
+        rows_UW = np.empty((len(keys), self.group.width), np.float32)
+        self._read(slots, keys, rows_UW)
+        return Upserts(keys, rows_UW, np.maximum(steps, self._deletes.complete_from) if complete else steps)
+
+    def deletes(self, since: int) -> Deletes:
+        """Keys deleted after a step and not back again, each with its latest deletion."""
+        if since < self._deletes.complete_from:
+            return Deletes(np.empty(0, np.int64), np.empty(0, np.int64))
+        keys, sequences = self._deletes.since(since)
+        gone = self.index.find(keys) < 0
+        return Deletes(keys[gone], sequences[gone])
+
+    def is_complete(self, since: int) -> bool:
+        """Whether ``upserts`` tells every row, because what else has gone since can not be told."""
+        return since < self._deletes.complete_from
+
+    def forget_deletes(self, up_to: int) -> None:
+        """Every consumer knows of the deletions up to a step."""
+        self._deletes.forget(up_to)
+
+    def resend(self, step: int) -> None:
+        """Let every consumer be told all rows anew."""
+        self._deletes.restart(step)
+
+    def remembers(self, since: int) -> bool:
+        """Whether all deletions after a step are known."""
+        return since >= max(self._deletes.complete_from, self._deletes.forgotten)
+
+    def snapshot(self, after: int = 0) -> GroupSnapshot:
+        """A copy of everything, or of what changed after a step."""
+        keys, slots = self._changed_in(after, _MAX_STEP)
+        rows_UW, state, columns = np.empty((len(keys), self.group.width), np.float32), {}, self._state[slots]
+        self._format.decode(self._values, self._scales, slots, rows_UW)
+        start = 0
+        for name, width in self._widths.items():
+            state[name] = columns[:, start : start + width]
+            start += width
+        if self._counts_uses:
+            state[_USES] = self._uses[slots].astype(np.float32)[:, None]
+        steps = self._steps[slots].astype(np.int64)
+        waiting_keys, waiting_counts = self._gate.items()
+        return GroupSnapshot(
+            keys,
+            rows_UW,
+            state,
+            self._clock.times_of(steps),
+            steps,
+            time_ms=self._clock.time_ms,
+            num_steps=self._num_steps,
+            own_steps_U=self._own_steps[slots].astype(np.int64) if self._update.lazy else None,
+            candidate_keys_C=waiting_keys,
+            candidate_counts_C=waiting_counts,
+            deleted_keys_D=self.deletes(after).keys_U if after else np.empty(0, np.int64),
+        )
+
+    def check_fits(self, snapshot: GroupSnapshot) -> None:
+        """Refuse a snapshot of other keys, width or optimizer, before anything is replaced."""
+        name = self.group.name
+        self.group.checked_keys(snapshot.keys_U)
+        if snapshot.rows_UW.shape[1:] != (self.group.width,):
+            raise ConfigError(
+                f"row group {name!r}: the snapshot's rows are {snapshot.rows_UW.shape[1]} wide, not {self.group.width}"
+            )
+        if set(snapshot.state) - {_USES} != set(self._widths):
+            raise ConfigError(
+                f"row group {name!r}: the snapshot's optimizer state is {sorted(snapshot.state)}, this optimizer's is "
+                f"{sorted(self._widths)}; restore with the optimizer it was trained with"
+            )
+
+    def restore(self, snapshot: GroupSnapshot, step: int) -> None:
+        """Replace all rows; ``step`` is the store's, at or after all of theirs."""
+        self.clear()
+        slots, _ = self.index.insert(snapshot.keys_U)
+        self._format.encode_nearest(self._values, self._scales, slots, snapshot.rows_UW)
+        if self._widths:
+            self._state[slots] = np.concatenate([snapshot.state[name] for name in self._widths], axis=1)
+        steps = np.maximum(snapshot.sequences_U, 1)
+        self._steps[slots] = steps
+        self._num_steps = snapshot.num_steps
+        if self._update.lazy and snapshot.own_steps_U is not None:
+            self._own_steps[slots] = snapshot.own_steps_U
+        if self._counts_uses and _USES in snapshot.state:
+            self._uses[slots] = snapshot.state[_USES][:, 0]
+        self._clock.rebuild(steps, snapshot.event_times_U, step, snapshot.time_ms)
+        if self._ttl_ms is not None:
+            self._swept = self._clock.time_ms // max(1, self._ttl_ms // _SWEEPS)
+        self._gate.restore(snapshot.candidate_keys_C, snapshot.candidate_counts_C)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: rows, state, index, and what waits."""
+        of_rows = self.index.num_slots * self._row_bytes
+        return self.index.nbytes + of_rows + self._gate.nbytes + self._deletes.nbytes + self._update.nbytes
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes by slot: row, state, last step, and what the group's policies need."""
+        of_state = 4 * sum(self._widths.values())
+        steps = 4 + 4 * self._update.lazy
+        return self._format.row_bytes(self.group.width) + of_state + steps + 2 * self._counts_uses
+
+    def _changed_in(self, after: int, up_to: int) -> tuple[Keys, Slots]:
+        """Keys and slots of the rows whose last change came after one step and no later than another."""
+        chosen, num = gathering.between(self._steps, self.index.num_slots, after, up_to)
+        return self.index.items(chosen, num)

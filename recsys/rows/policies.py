@@ -1,0 +1,56 @@
+"""Which ids get a row, and which rows have to leave: what a row group is told.
+
+Plain values without numba, for serving reads them too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from recsys.fields import Above, AtLeast, Between, build, choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequencyAdmission:
+    """A row at the N-th occurrence of its id in pushes; repeats within a push count. ``occurrences=1`` admits at once.
+
+    Ids that wait are counted in ``max_bytes`` of each row group and shard, 64 bytes for seven of them; where ids are
+    more than fit, those seen least lose their count. Monolith (§3.1) filters so too; its released filter admits one
+    occurrence late, and counts to 15.
+    """
+
+    kind: Literal["frequency"] = "frequency"
+    occurrences: Annotated[int, Between(1, 255)]
+    max_bytes: Annotated[int, AtLeast(64)] = 2 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbabilisticAdmission:
+    """A row at any occurrence with ``probability``, drawn from (seed, key, step); the others leave no trace."""
+
+    kind: Literal["probabilistic"] = "probabilistic"
+    probability: Annotated[float, Above(0), Between(0, 1)]
+
+
+Admission = FrequencyAdmission | ProbabilisticAdmission
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eviction:
+    """A row group holds at most ``max_bytes``, shared out evenly over shards; beyond, rows leave for new ones.
+
+    ``lru``: those touched longest ago. ``lfu``: those pushed least often, the longest ago of these first; counts are
+    halved whenever one reaches 65,535, so that what was popular once does not stay for ever.
+    """
+
+    kind: Literal["lru", "lfu"] = "lru"
+    max_bytes: Annotated[int, AtLeast(1)]
+
+
+ADMISSIONS: dict[str, Any] = {"frequency": FrequencyAdmission, "probabilistic": ProbabilisticAdmission}
+
+
+def build_admission(fields: Mapping[str, Any], where: str = "admission") -> Admission:
+    """Admission from ``{"kind": "frequency", "occurrences": 3}``; ConfigError for what can not be."""
+    admission: Admission = build(ADMISSIONS[choose(where, fields, ADMISSIONS)], fields, where)
+    return admission

@@ -6,13 +6,11 @@ authors would on a CPU, in the way that measured fastest.
 Shape suffixes: N ids a call, R rows, W row width.
 """
 
-import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,6 @@ from recsys.rows.store import RowGroup
 
 GROUP = "item"
 LEARNING_RATE, EPS = 0.05, 1e-8
-_KNOWN = {call: frozenset(inspect.signature(getattr(LocalRows, call)).parameters) for call in ("__init__", "pull")}
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -60,8 +57,7 @@ class Ours:
     name = "recsys"
 
     def __init__(self, group: RowGroup, gradients_NW: Floats, threads: int) -> None:
-        several: dict[str, Any] = {"threads": threads} if "threads" in _KNOWN["__init__"] else {}
-        self.store = LocalRows([group], **several)
+        self.store = LocalRows([group], threads=threads)
         self.gradients_NW = gradients_NW
         self._out_NW = aligned_floats(*gradients_NW.shape)
 
@@ -83,10 +79,8 @@ class Ours:
 
     def read(self, batch: Batch) -> Floats:
         """The rows of a batch."""
-        if "out" not in _KNOWN["pull"]:
-            return self.store.pull({GROUP: batch.keys_N})[GROUP]
         out = {GROUP: self._out_NW[: len(batch.keys_N)]}
-        return self.store.pull({GROUP: batch.keys_N}, **{"out": out})[GROUP]
+        return self.store.pull({GROUP: batch.keys_N}, out)[GROUP]
 
     def push(self, batch: Batch) -> None:
         """Apply a gradient to each id; new ids get rows."""

@@ -72,7 +72,7 @@ class EventClock:
         if self._horizon_ms is not None:
             oldest = max(oldest, self.time_ms - self._horizon_ms)
         # a power of two, so that the next time does not shift what this time rounded
-        resolution = max(0, (2 * (self.time_ms - oldest) // _MAX_ENTRIES).bit_length())
+        resolution = (2 * (self.time_ms - oldest) // _MAX_ENTRIES).bit_length()
         first_steps, times_ms, cell = [], [], None
         for step, time_ms in zip(self._first_steps, self._times_ms, strict=True):
             its_cell = max(time_ms, oldest - 1) >> resolution

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from numba import njit
 
 from recsys.rows.intrinsics import bits_of, draw, float_of, prefetch
+from recsys.rows.mixing import mix64
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -20,7 +21,6 @@ Bits16 = npt.NDArray[np.uint16]
 Codes = npt.NDArray[np.int8]
 
 _AHEAD = 24  # rows that are asked for before their turn
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SIGN, _MAGNITUDE = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _LARGEST = np.uint32(0x7F7FFFFF)
@@ -42,16 +42,7 @@ _SCALE_LARGEST = np.uint32(0x7C010200)  # the largest whose 127-fold is finite
 @njit(cache=True, inline="always")
 def _stream(seed: int, step: int) -> np.uint64:
     """What all draws of a step share."""
-    return _mix(np.uint64(step), np.uint64(seed))
-
-
-@njit(cache=True, inline="always")
-def _mix(value: np.uint64, seed: np.uint64) -> np.uint64:
-    """``hashing.mix64``."""
-    z = value + seed * _GOLDEN + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mix64(np.uint64(step), np.uint64(seed))
 
 
 @njit(cache=True, inline="always")
@@ -198,7 +189,7 @@ def encode_float16(
         if i + _AHEAD < len(slots_U):
             prefetch(flat, slots_U[i + _AHEAD] * width)
         slot = slots_U[i]
-        mixed = _mix(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
+        mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
         for j in range(width):
             drawn = draw(low, high, np.uint32(j))
@@ -221,7 +212,7 @@ def encode_bfloat16(
         if i + _AHEAD < len(slots_U):
             prefetch(flat, slots_U[i + _AHEAD] * width)
         slot = slots_U[i]
-        mixed = _mix(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
+        mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
         for j in range(width):
             values[slot, j] = _brain(rows_UW[i, j], np.uint32(draw(low, high, np.uint32(j)) >> np.uint32(16)))
@@ -240,7 +231,7 @@ def encode_int8(
             prefetch(flat, slots_U[i + _AHEAD] * width)
             prefetch(scales, slots_U[i + _AHEAD])
         slot = slots_U[i]
-        mixed = _mix(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
+        mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
         largest = np.uint32(0)
         for j in range(width):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from numba import njit
 
 from recsys.rows.intrinsics import prefetch
+from recsys.rows.mixing import mix64
 
 Int64s = npt.NDArray[np.int64]
 Uint64s = npt.NDArray[np.uint64]
@@ -18,7 +19,6 @@ AHEAD = 24  # rows that are asked for before their turn
 _DIGIT, _RADIX = 11, 1 << 11
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _40, _16, _24_BITS = np.uint64(40), np.uint64(16), np.uint64(0xFFFFFF)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -64,15 +64,6 @@ def between(steps: Uint32s, num_slots: int, after: int, up_to: int) -> tuple[Uin
 
 
 @njit(cache=True, inline="always")
-def _mix(value: np.uint64, seed: np.uint64) -> np.uint64:
-    """``hashing.mix64``."""
-    z = value + seed * _GOLDEN + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@njit(cache=True, inline="always")
 def _number(bits: np.uint64) -> np.float32:
     """24 bits as a float32 in [-1, 1)."""
     return np.float32(bits) * np.float32(2.0**-23) - np.float32(1)
@@ -85,13 +76,13 @@ def begin_uniform(
     """values[slots_A] = ``hashing.uniform`` of the keys times ``scale``, to the bit."""
     width = values.shape[1]
     for i in range(len(slots_A)):
-        base, slot = _mix(np.uint64(keys_A[i]), seed), slots_A[i]
+        base, slot = mix64(np.uint64(keys_A[i]), seed), slots_A[i]
         for pair in range(width // 2):
-            mixed = _mix(base ^ pairs_P[pair], seed)
+            mixed = mix64(base ^ pairs_P[pair], seed)
             values[slot, 2 * pair] = _number(mixed >> _40) * scale
             values[slot, 2 * pair + 1] = _number((mixed >> _16) & _24_BITS) * scale
         if width % 2:
-            values[slot, width - 1] = _number(_mix(base ^ pairs_P[width // 2], seed) >> _40) * scale
+            values[slot, width - 1] = _number(mix64(base ^ pairs_P[width // 2], seed) >> _40) * scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -27,7 +27,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: install ## replay real ratings through Kafka, learn online, rank from Redis (under 3 minutes)
 	$(BIN)/python -m jobs.demo $(ARGS)
 
-bench-rows: install $(TFRA_VENV)/.installed ## measure the row stores against their peers (15 minutes) -> runs/bench/rows.json
+bench-rows: install $(TFRA_VENV)/.installed ## measure the row stores against their peers (4 minutes) -> runs/bench/rows.json
 	$(BIN)/python -m benches.rows $$(test -e $(TFRA_VENV)/.installed && echo --tfra $(TFRA_VENV)/bin/python) $(ARGS)
 
 # TFRA wants an older numpy than ours, and a Python that has wheels of both: without them it is left out, and said so.

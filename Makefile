@@ -8,7 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo bench-rows fuzz-rows test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness chaos fuzz-rows test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: install ## replay real ratings through Kafka, learn online, rank from Redis (under 3 minutes)
 	$(BIN)/python -m jobs.demo $(ARGS)
 
+cluster: install ## Kafka, Redis and a Ray of three nodes on loopback, and a run through them (under 4 minutes)
+	test -e data/ml100k/manifest.json || $(BIN)/python -m jobs.prepare data=ml100k
+	$(BIN)/python -m deploy.local_cluster $(ARGS)
+
 bench-rows: install $(TFRA_VENV)/.installed ## measure the row stores against their peers (4 minutes) -> runs/bench/rows.json
 	$(BIN)/python -m benches.rows $$(test -e $(TFRA_VENV)/.installed && echo --tfra $(TFRA_VENV)/bin/python) $(ARGS)
 
@@ -35,6 +39,18 @@ $(TFRA_VENV)/.installed: $(STAMP)
 	@{ $(BIN)/uv venv --quiet --clear --python $(PYTHON) $(TFRA_VENV) \
 	&& $(BIN)/uv pip install --quiet --python $(TFRA_VENV)/bin/python $(TFRA) && touch $@; } \
 	|| echo "TFRA can not be installed for $(PYTHON); its lines will be left out"
+
+bench-ps: install ## measure the parameter server beside a store in one process (5 minutes) -> runs/bench/ps.json
+	$(BIN)/python -m benches.ps $(ARGS)
+	$(BIN)/python -m benches.capacity
+
+bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes) -> runs/bench/staleness.json
+	$(BIN)/python -m jobs.prepare data=ml_latest_small
+	$(BIN)/python -m benches.staleness $(ARGS)
+
+chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
+	$(BIN)/python -m pytest tests/runtime -m long
+	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)

@@ -30,6 +30,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     from recsys.runtime.settings import build_settings
 
     settings = build_settings(config, folder)
+    folder = settings.folder
 
     from rich.console import Console
 

@@ -85,6 +85,7 @@ def _launch(name: str, run: Run) -> int:
 
     task.__module__ = f"jobs.{name}"  # what Hydra calls the job by, however it was started
     OmegaConf.register_new_resolver("about", lambda: run.__globals__["__doc__"].replace("``", "`"), replace=True)
+    OmegaConf.register_new_resolver("run_folder", lambda resumed, new: resumed or new, replace=True)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing them
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()

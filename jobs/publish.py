@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jobs.launch import job
-from jobs.sections import Redis, Serving
+from jobs.sections import Redis, Serving, Text
 from recsys.fields import Above, build
 
 
@@ -25,6 +25,7 @@ class PublishSettings:
 
     serving: Publishing
     run: Path
+    checkpoints: Text | None
     redis: Redis
 
 
@@ -41,7 +42,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     from recsys.training.checkpoint import load_checkpoint
 
     layout = build_layout(config["serving"], settings.run)
-    checkpoint = load_checkpoint(settings.run / "checkpoint")
+    checkpoint = load_checkpoint(settings.checkpoints or settings.run / "checkpoints")
     store = LocalRows(Recommender(checkpoint.blueprint).groups)
     store.restore(checkpoint.rows)
     with _redis(settings.redis.url, settings.run) as url:

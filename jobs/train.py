@@ -44,7 +44,9 @@ def main(config: dict[str, Any], folder: Path) -> None:
         result = evaluate(trainer, test)
         state = {"features": joined.features.to_json(), "position": []}
         about = {"data": settings.data.name, "source": "files", "time_ms": joined.time_ms}
-        save_checkpoint(folder / "checkpoint", Checkpoint(blueprint, store.snapshot(), [state], about))
+        rows = store.snapshot()
+        checkpoint = Checkpoint(blueprint=blueprint, joiners=[state], about=about, rows=rows)
+        save_checkpoint(folder / "checkpoints", checkpoint)
         summary = {
             "test": result,
             "valid": history,
@@ -89,11 +91,16 @@ def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]", console: "Conso
 
         yield LocalRows(groups)
     else:
+        from recsys.ps.worker import WorkerRows
+        from recsys.rows.store import Snapshot
         from recsys.runtime.cluster import ray_session
-        from recsys.runtime.shards import start_shards
+        from recsys.runtime.near import near
+        from recsys.runtime.shards import Begin, start_shards
 
         with ray_session(settings.ray.address):
-            yield start_shards(groups, settings.store.shards)
+            begin = Begin(start=Snapshot((0,), {}), members={0: 1}, staleness=settings.store.staleness)
+            shards = start_shards(groups, settings.store.shards, begin, settings.ray.placement.shard)
+            yield WorkerRows(groups, near(shards, groups))
 
 
 def _fit(

@@ -13,7 +13,9 @@ from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
 from jobs.rank import RankSettings
 from jobs.replay import ReplaySettings
+from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
+from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
@@ -24,14 +26,22 @@ from recsys.tables import TABLES
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
-NEEDED = {"publish": ["run=runs/x"], "rank": ["user=7"], "replay": ["kafka.bootstrap_servers=localhost:9092"]}
+NEEDED = {
+    "publish": ["run=runs/x"],
+    "rank": ["user=7"],
+    "replay": ["kafka.bootstrap_servers=localhost:9092"],
+    "scale": ["run=runs/x", "workers=2"],
+    "submit": ["job=online"],
+}
 SETTINGS = {
     "lookup": LookupSettings,
     "prepare": PrepareSettings,
     "publish": PublishSettings,
     "rank": RankSettings,
     "replay": ReplaySettings,
+    "scale": ScaleSettings,
     "serve": ServeSettings,
+    "submit": SubmitSettings,
     "train": TrainConfig,
 }
 

@@ -2,19 +2,32 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.examples import ExampleRows, decode_rows, to_batch
 from recsys.batches.merge import TimeMerge
+from recsys.errors import DataError
 from recsys.events import EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
 from recsys.streams.source import Partition, Source
 
 _MAX_QUEUED = 20_000  # examples of one partition held while another is waited for
+_Row = tuple[int, pa.RecordBatch, int]  # partition, message, row of it
+
+
+StreamPosition = Mapping[int, tuple[int, int]]  # partition -> (offset of the message to read from, next example)
+Fed = tuple[int, ExampleRows | EndMarker, int]  # partition, what came, the offset of its message
+
+
+class PositionedBatch(NamedTuple):
+    """A batch, and where the stream stands after it."""
+
+    batch: LabelledBatch
+    position: StreamPosition
 
 
 class ExampleFeed(Protocol):
@@ -22,7 +35,7 @@ class ExampleFeed(Protocol):
 
     partitions: tuple[int, ...]
 
-    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
         """What came, by partition, in order within each; END closes a partition."""
 
 
@@ -33,11 +46,42 @@ class TopicFeed:
         self._source = source
         self.partitions = tuple(partition.index for partition in source.partitions)
 
-    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
         """See ExampleFeed."""
         wanted = [Partition(EXAMPLES, index) for index in only]
         records = self._source.next_batch(64, timeout_seconds, wanted)
-        return [(record.partition.index, _decoded(record.payload)) for record in records]
+        return [(record.partition.index, _decoded(record.payload), record.offset) for record in records]
+
+
+class _Read:
+    """How far one partition was read, and how far it was handed out."""
+
+    def __init__(self, start: tuple[int, int]) -> None:
+        self.offset, self.next = start  # of the last message read; the number of the next example to be handed out
+        self._expected = self.next
+        self._messages: deque[tuple[int, int]] = deque()  # (offset, number after its last example), of those in hand
+
+    def num_known(self, part: ExampleRows, index: int) -> int:
+        """How many examples of a message came before; DataError where some have not come at all."""
+        if part.first > self._expected:
+            raise DataError(
+                f"examples {self._expected} to {part.first - 1} of partition {index} are missing from the stream; go "
+                "back to a checkpoint from before they were lost, or start over"
+            )
+        return min(self._expected - part.first, part.rows.num_rows)
+
+    def take(self, part: ExampleRows, offset: int) -> None:
+        """Its new examples are in hand now."""
+        end = part.first + part.rows.num_rows
+        if end > self._expected:
+            self._expected = end
+            self._messages.append((offset, end))
+
+    def position(self) -> tuple[int, int]:
+        """Reading from here gives all that was not handed out, and the last message again: it has a watermark."""
+        while self._messages and self._messages[0][1] <= self.next:
+            self._messages.popleft()
+        return (self._messages[0][0] if self._messages else self.offset), self.next
 
 
 class BatchStream:
@@ -47,6 +91,9 @@ class BatchStream:
     both rules look at the data alone, so the same stream is cut the same way every time. Live, where answering soon
     counts for more than that, ``idle_seconds`` of silence stop a partition from holding back the others, and close
     the batch when all are silent.
+
+    From ``start``, a position that came with a batch, it goes on with the batches that came after that one: examples
+    that are sent again are dropped by their numbers.
     """
 
     def __init__(
@@ -58,29 +105,43 @@ class BatchStream:
         max_seconds: float | None = None,
         idle_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        start: StreamPosition | None = None,
     ) -> None:
+        self._read = {index: _Read((start or {}).get(index, (0, 0))) for index in feed.partitions}
         self._feed, self._features = feed, tuple(features)
         self._idle_seconds, self._clock = idle_seconds, clock
         self._last_seen = dict.fromkeys(feed.partitions, clock())
         self._max_examples = max_examples
         self._max_ms = None if max_seconds is None else int(1000 * max_seconds)
-        self._merge: TimeMerge[int, tuple[pa.RecordBatch, int]] = TimeMerge(feed.partitions)
-        self._ready: deque[tuple[int, tuple[pa.RecordBatch, int]]] = deque()
+        self._merge: TimeMerge[int, _Row] = TimeMerge(feed.partitions)
+        self._ready: deque[tuple[int, _Row]] = deque()
 
-    def poll(self, timeout_seconds: float = 0.1) -> Iterator[LabelledBatch]:
+    def poll(self, timeout_seconds: float = 0.1) -> Iterator[PositionedBatch]:
         """Read once, and hand out the batches that are complete now."""
         behind = [i for i in self._feed.partitions if self._merge.queued(i) < _MAX_QUEUED]
-        for index, part in self._feed.poll(behind, timeout_seconds):
-            self._take(index, part)
+        for index, part, offset in self._feed.poll(behind, timeout_seconds):
+            self._take(index, part, offset)
         self._notice_idle()
         self._ready.extend(self._merge.ready())
         while (size := self._cut()) > 0:
-            yield to_batch(_gather([self._ready.popleft()[1] for _ in range(size)]), self._features)
+            rows = [self._ready.popleft()[1] for _ in range(size)]
+            for index, _, _ in rows:
+                self._read[index].next += 1
+            yield PositionedBatch(to_batch(_gather(rows), self._features), self.position())
+
+    def position(self) -> StreamPosition:
+        """Where the stream stands after the last batch."""
+        return {index: read.position() for index, read in self._read.items()}
 
     @property
     def finished(self) -> bool:
         """Whether every partition is closed and every example was handed out."""
         return self._merge.closed and not self._ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether a live stream is silent, with nothing to hand out."""
+        return self._idle_seconds is not None and self._merge.idle and not self._ready
 
     def _notice_idle(self) -> None:
         if self._idle_seconds is None:
@@ -89,13 +150,16 @@ class BatchStream:
             if self._clock() - seen > self._idle_seconds:
                 self._merge.set_idle(index)
 
-    def _take(self, index: int, part: ExampleRows | EndMarker) -> None:
+    def _take(self, index: int, part: ExampleRows | EndMarker, offset: int) -> None:
         self._last_seen[index] = self._clock()
+        self._read[index].offset = offset
         if isinstance(part, EndMarker):
             self._merge.close(index)
             return
-        for row, emitted_ms in enumerate(part.rows.column("emitted_ms").to_pylist()):
-            self._merge.put(index, emitted_ms, (part.rows, row))
+        known = self._read[index].num_known(part, index)
+        for row, emitted_ms in enumerate(part.rows.column("emitted_ms").to_pylist()[known:], known):
+            self._merge.put(index, emitted_ms, (index, part.rows, row))
+        self._read[index].take(part, offset)
         self._merge.advance(index, part.watermark_ms)
 
     def _cut(self) -> int:
@@ -110,17 +174,17 @@ class BatchStream:
         return len(self._ready) if self._merge.closed or self._merge.idle else 0
 
 
-def _gather(picked: Sequence[tuple[pa.RecordBatch, int]]) -> pa.RecordBatch:
+def _gather(picked: "Sequence[_Row]") -> pa.RecordBatch:
     """The picked rows of several record batches as one."""
     starts: dict[int, int] = {}
     parts: list[pa.RecordBatch] = []
     num_rows = 0
-    for part, _ in picked:
+    for _, part, _ in picked:
         if id(part) not in starts:
             starts[id(part)] = num_rows
             parts.append(part)
             num_rows += part.num_rows
-    indices = pa.array([starts[id(part)] + row for part, row in picked], pa.int64())
+    indices = pa.array([starts[id(part)] + row for _, part, row in picked], pa.int64())
     return pa.Table.from_batches([part.replace_schema_metadata(None) for part in parts]).take(indices)
 
 

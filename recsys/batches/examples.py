@@ -6,7 +6,7 @@ just move the watermark. An id or bag feature is a list<int64> column, a number 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -38,10 +38,14 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleRows:
-    """Examples as Arrow, with the watermark that came with them."""
+    """Examples as Arrow, with the watermark that came with them.
+
+    ``first`` numbers the first of them among all of its partition: a joiner that is started again may send some twice.
+    """
 
     rows: pa.RecordBatch
-    watermark_ms: int = field(default=0)
+    watermark_ms: int = 0
+    first: int = 0
 
 
 def example_schema(features: Sequence[Feature]) -> pa.Schema:
@@ -62,7 +66,7 @@ def example_schema(features: Sequence[Feature]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int) -> ExampleRows:
+def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int, first: int = 0) -> ExampleRows:
     """Examples as one record batch."""
     columns = []
     for name in schema.names:
@@ -75,12 +79,12 @@ def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int) -
         else:
             values = [getattr(example, name) for example in examples]
         columns.append(pa.array(values, schema.field(name).type))
-    return ExampleRows(pa.record_batch(columns, schema=schema), watermark_ms)
+    return ExampleRows(pa.record_batch(columns, schema=schema), watermark_ms, first)
 
 
 def encode_rows(rows: ExampleRows) -> bytes:
     """One Kafka message."""
-    metadata = {"watermark_ms": str(rows.watermark_ms)}
+    metadata = {"watermark_ms": str(rows.watermark_ms), "first": str(rows.first)}
     batch = rows.rows.replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -94,7 +98,8 @@ def decode_rows(payload: bytes) -> ExampleRows:
         with pa.ipc.open_stream(payload) as reader:
             batch = reader.read_next_batch()
         batch.validate(full=True)  # offsets beyond the data would be read as they are
-        return ExampleRows(batch, int((batch.schema.metadata or {})[b"watermark_ms"]))
+        metadata = batch.schema.metadata or {}
+        return ExampleRows(batch, int(metadata[b"watermark_ms"]), int(metadata[b"first"]))
     except (pa.ArrowException, OSError, ValueError, StopIteration, KeyError) as error:
         raise DataError(f"not a message of examples ({len(payload)} bytes): {error!r}") from error
 

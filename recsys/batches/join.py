@@ -8,9 +8,11 @@ until its window has passed. An action may come before its impression. Every imp
 import heapq
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
+
+import msgspec
 
 from recsys.batches.examples import Example
 from recsys.events import Action, Event, Facts, Impression
@@ -120,6 +122,32 @@ class Joiner:
     def waiting(self) -> int:
         """Impressions whose label is not final yet."""
         return len(self._pending)
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the features, as plain values."""
+        return {
+            "pending": [
+                [msgspec.to_builtins(waiting.impression), waiting.values, waiting.label, list(waiting.kinds)]
+                for waiting in self._pending.values()
+            ],
+            "early": [[request_id, msgspec.to_builtins(actions)] for request_id, actions in self._early.items()],
+            "emitted": list(self._emitted.items()),
+            "memory": list(self._memory),
+            "emitted_ms": self._emitted_ms,
+            "counts": asdict(self.counts),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` said."""
+        for impression, values, label, kinds in state["pending"]:
+            shown = msgspec.convert(impression, Impression)
+            self._pending[shown.request_id] = _Pending(shown, values, label, tuple(kinds))
+            heapq.heappush(self._deadlines, (shown.time_ms + self.config.window_ms, shown.request_id))
+        self._early = {request_id: msgspec.convert(actions, list[Action]) for request_id, actions in state["early"]}
+        self._emitted = dict(map(tuple, state["emitted"]))
+        self._memory = deque(map(tuple, state["memory"]))
+        self._emitted_ms = state["emitted_ms"]
+        self.counts = JoinCounts(**state["counts"])
 
     def _take_facts(self, event: Facts) -> list[Example]:
         self._check_facts(event)

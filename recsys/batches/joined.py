@@ -1,7 +1,7 @@
 """Run the joiners of some partitions over a source of events: what a joiner actor does, or a process by itself."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from recsys.errors import DataError, EventError
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, EndMarker, Event, decode
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
-from recsys.features.state import FeatureState
+from recsys.features.state import FeatureState, Id
 from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition, Record, Source
 
 _MAX_QUEUED = 5_000  # events of one partition held while another is waited for
@@ -30,7 +31,8 @@ class StreamTimes:
 class JoinedStream:
     """Joined examples of ``partitions``, each joined by itself: its impressions and actions share the user key.
 
-    Facts are a table: they are read as far as they go before the first impression, and then as they come.
+    Facts are a table: they are read as far as they go before the first impression, and then as they come. With states
+    of streams that were, ``restored``, it goes on where they stood; features are numbered ``features_above`` then.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class JoinedStream:
         dead_letters: DeadLetters,
         times: StreamTimes | None = None,
         clock: Callable[[], float] = time.time,
+        restored: Sequence[Mapping[str, Any]] = (),
+        features_above: int = 0,
     ) -> None:
         self.partitions = tuple(partitions)
         self.features = FeatureState(config.keep_items)
@@ -59,8 +63,11 @@ class JoinedStream:
         self._last_seen = dict.fromkeys(events.partitions, clock())
         self._watermarks = dict.fromkeys(self.partitions, -1)
         self._ended: set[int] = set()
+        self._num_emitted = dict.fromkeys(self.partitions, 0)
         self.num_events = 0
         self.time_ms = -1  # event time of the newest event joined
+        if restored:
+            self._restore(restored, features_above)
 
     def poll(
         self, only: Collection[int], timeout_seconds: float = 0.1, max_events: int = 2_000
@@ -81,8 +88,11 @@ class JoinedStream:
 
     def lag(self) -> int:
         """Events there and not yet read, and those read that still wait for an earlier one."""
-        queued = sum(merge.queued(p) for merge in self._merges.values() for p in merge.partitions)
-        return sum(self._events.lag().values()) + queued
+        return sum(self._events.lag().values()) + self._num_queued
+
+    @property
+    def _num_queued(self) -> int:
+        return sum(merge.queued(p) for merge in self._merges.values() for p in merge.partitions)
 
     def counts(self) -> dict[str, int]:
         """What became of the events, summed over partitions."""
@@ -96,9 +106,69 @@ class JoinedStream:
         return total
 
     def state(self) -> dict[str, Any]:
-        """Features and positions of this instant, for a checkpoint."""
-        position = [[p.topic, p.index, offset] for p, offset in self.position().items()]
-        return {"features": self.features.to_json(), "position": position}
+        """Everything of this instant that going on from it takes, as plain values.
+
+        What was read and not joined yet is left out: its position is that of the first such record.
+        """
+        return {
+            "features": self.features.to_json(),
+            "position": [[p.topic, p.index, offset] for p, offset in self._joined_up_to().items()],
+            "partitions": {str(index): self._state_of(index) for index in self.partitions},
+            "num_events": self.num_events - self._num_queued,
+            "time_ms": self.time_ms,
+        }
+
+    def _state_of(self, index: int) -> dict[str, Any]:
+        return {
+            "joiner": self._joiners[index].state(),
+            "merge": self._merges[index].state(),
+            "watermark_ms": self._watermarks[index],
+            "num_emitted": self._num_emitted[index],
+        }
+
+    def _joined_up_to(self) -> dict[Partition, int]:
+        """For every input, the offset of the first record that has changed nothing yet."""
+        position = self.position()
+        for merge in self._merges.values():
+            for partition in merge.partitions:
+                waiting = merge.first(partition)
+                if waiting is not None:
+                    position[partition] = waiting[0].offset
+        return position
+
+    def _restore(self, states: Sequence[Mapping[str, Any]], features_above: int) -> None:
+        """Take this stream's partitions out of states of any number of streams before."""
+        mine = set(self.partitions)
+        self.features = FeatureState.restored(
+            [state["features"] for state in states], self._keeps_user(states), features_above
+        )
+        for joiner in self._joiners.values():
+            joiner.features = self.features
+        position: dict[Partition, int] = {}
+        for state in states:
+            if int(min(state["partitions"], key=int)) in mine:  # counted once, whoever goes on with its partitions
+                self.num_events += state["num_events"]
+            self.time_ms = max(self.time_ms, state["time_ms"])
+            for topic, index, offset in state["position"]:
+                partition = Partition(topic, index)
+                if topic == FACTS or index in mine:
+                    position[partition] = min(offset, position.get(partition, offset))
+            for index in self.partitions:
+                if str(index) in state["partitions"]:
+                    self._restore_partition(index, state["partitions"][str(index)])
+        self._events.seek({partition: offset for partition, offset in position.items() if partition in self._last_seen})
+
+    def _restore_partition(self, index: int, state: Mapping[str, Any]) -> None:
+        """Go on with one partition. One that had ended says so again: nobody may have heard it."""
+        self._joiners[index].restore(state["joiner"])
+        self._merges[index].restore(state["merge"])
+        self._watermarks[index] = state["watermark_ms"]
+        self._num_emitted[index] = state["num_emitted"]
+
+    def _keeps_user(self, states: Sequence[Mapping[str, Any]]) -> Callable[[Id], bool]:
+        """Whether a user's events come to one of these partitions."""
+        num_partitions = sum(len(state["partitions"]) for state in states)
+        return lambda user_id: partition_of(user_id, num_partitions) in self._merges
 
     def close(self) -> None:
         """Close the source."""
@@ -182,7 +252,8 @@ class JoinedStream:
         parts: list[tuple[int, ExampleRows | EndMarker]] = []
         if examples or watermark_ms > self._watermarks[index]:
             self._watermarks[index] = watermark_ms
-            parts.append((index, to_rows(examples, self._schema, watermark_ms)))
+            parts.append((index, to_rows(examples, self._schema, watermark_ms, self._num_emitted[index])))
+            self._num_emitted[index] += len(examples)
         if merge.closed:
             self._ended.add(index)
             parts.append((index, END))

@@ -4,8 +4,8 @@ That order depends on the data alone, so a run can be repeated, resumed and comp
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -76,6 +76,24 @@ class TimeMerge(Generic[K, T]):
     def idle(self) -> bool:
         """Whether nothing is held and every open partition is idle: time stands still, not the end."""
         return bool(self._idle) and self._earliest() == FOREVER
+
+    def first(self, partition: K) -> T | None:
+        """The item of a partition that is handed out next; None where none is held."""
+        queue = self._queues[partition]
+        return queue[0][1] if queue else None
+
+    def state(self) -> dict[str, Any]:
+        """What is to be known beside the items that are held, which will be put again."""
+        watermarks = [
+            min(watermark, queue[0][0]) if queue else watermark
+            for queue, watermark in zip(self._queues.values(), self._watermarks.values(), strict=True)
+        ]
+        return {"time_ms": self.time_ms, "late": self.late, "watermarks_ms": watermarks}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of a merge of as many partitions."""
+        self.time_ms, self.late = state["time_ms"], state["late"]
+        self._watermarks = dict(zip(self.partitions, state["watermarks_ms"], strict=True))
 
     def _earliest(self) -> int:
         heads = [

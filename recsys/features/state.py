@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,14 +173,27 @@ class FeatureState:
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "FeatureState":
         """The state that ``to_json`` described; everything counts as changed."""
-        state = cls(saved["keep_items"])
-        for of, facts in (("user", saved["profiles"]), ("item", saved["items"])):
-            for id_, time_ms, values in facts:
-                state.put_facts(of, id_, time_ms, values)
-        for user_id, history in saved["histories"]:
-            state._histories[user_id] = history_from_json(history)
-            state._touch("user", user_id)
-        state._sequence = max(state._sequence, saved["sequence"])
+        return cls.restored([saved], lambda _: True)
+
+    @classmethod
+    def restored(
+        cls, saved: Sequence[Mapping[str, Any]], keeps: Callable[[Id], bool], above: int = 0
+    ) -> "FeatureState":
+        """Out of several states: the histories of the users that it ``keeps``, and all facts.
+
+        Everything counts as changed, under numbers ``above`` one that was published.
+        """
+        state = cls(max(part["keep_items"] for part in saved))
+        state._sequence = above
+        for part in saved:
+            for of, facts in (("user", part["profiles"]), ("item", part["items"])):
+                for id_, time_ms, values in facts:
+                    state.put_facts(of, id_, time_ms, values)
+            for user_id, history in part["histories"]:
+                if keeps(user_id):
+                    state._histories[user_id] = history_from_json(history)
+                    state._touch("user", user_id)
+        state._sequence = max(state._sequence, *(part["sequence"] for part in saved))
         return state
 
     def _open(self, user_id: Id) -> History:

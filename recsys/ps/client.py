@@ -1,7 +1,8 @@
 """The parameter server's client: a row store whose rows live on shards.
 
 It knows nothing of Ray: a shard is anything whose methods can be called and waited for (``Shard``). One call a shard
-and step, for all row groups together; calls to the shards run side by side.
+and step, for all row groups together; calls to the shards run side by side. ``ShardedRows`` is for those who read,
+restore and watch; a worker that trains in steps has ``recsys.ps.worker.WorkerRows``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.hashing import Floats, Keys
 from recsys.ps.routing import merge_snapshots, shards_of, split_snapshot
+from recsys.ps.steps import TooLate
 from recsys.rows.store import (
     Changes,
     Cursor,
@@ -21,87 +23,65 @@ from recsys.rows.store import (
     RowGroup,
     RowStore,
     Snapshot,
+    StreamPosition,
     Upserts,
     by_name,
     check_whole,
 )
 
 Pending = Callable[[], Any]  # waits for an answer and returns it
+Routes = dict[str, list[Keys]]  # by group, for each shard: the positions of its keys
+
+PATIENCE_SECONDS = 1.0  # how long a step that all shards are to show together may take to come
 
 
 class Shard(Protocol):
-    """A row store somewhere else."""
+    """A StepShard somewhere else."""
 
     def call(self, method: str, *arguments: Any) -> Pending:
-        """Start a call; the result waits for its answer."""
-
-
-class LocalShard:
-    """A shard in this process: how routing is tested without servers."""
-
-    def __init__(self, store: RowStore) -> None:
-        self._store = store
-
-    def call(self, method: str, *arguments: Any) -> Pending:
-        """Answers at once."""
-        answer = getattr(self._store, method)(*arguments)
-        return lambda: answer
+        """Start a call of one of its methods; the result waits for its answer."""
 
 
 class ShardedRows(RowStore):
-    """Rows spread over shards by key."""
+    """Rows spread over shards by key.
+
+    Changes and snapshots show all shards after the same step: ``step`` is the one that the last of them showed.
+    """
 
     def __init__(self, groups: Sequence[RowGroup], shards: Sequence[Shard]) -> None:
         if not shards:
             raise ConfigError("a parameter server needs at least one shard; set store.shards to 1 or more")
         self.groups = by_name(groups)
         self.shards = list(shards)
-        self._pushing: list[Pending] = []
+        self.step = 0
+        self._known_routes: dict[str, tuple[tuple[Keys, list[Keys]], ...]] = {}  # by group, of the last two arrays
 
     def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
         """See RowReader.pull."""
-        routes = {name: self._route(name, keys_N) for name, keys_N in keys.items()}
-        asked = [{name: keys[name][route[shard]] for name, route in routes.items()} for shard in self._all_shards]
-        answers = self._each("pull", asked)
-        rows = {name: np.empty((len(keys_N), self.groups[name].width), np.float32) for name, keys_N in keys.items()}
-        for shard, answer in enumerate(answers):
-            for name, part in answer.items():
-                rows[name][routes[name][shard]] = part
-        return rows
+        routes = self._routes(keys)
+        return self._gathered(keys, routes, self._each("pull", self._parted(keys, routes)))
 
-    def push(self, gradients: Mapping[str, Gradients], event_time_ms: int) -> None:
-        """See RowStore.push. Everything is checked here, before any shard changes.
-
-        A push is under way when this returns, and waited for by the next: a shard takes one client's calls in their
-        order, so this client's later pulls see it. Others do after ``flush``.
-        """
-        for name, (keys_N, gradients_NW, *counts_N) in gradients.items():
-            self._group(name).checked_gradients(len(keys_N), gradients_NW)
-            if counts_N:
-                self._group(name).checked_counts(len(keys_N), counts_N[0])
-        parts: list[dict[str, Gradients]] = [{} for _ in self.shards]
-        for name, arrays in gradients.items():
-            for shard, indices in enumerate(self._route(name, arrays[0])):
-                parts[shard][name] = tuple(array[indices] for array in arrays)  # type: ignore[assignment]
-        started = [shard.call("push", part, event_time_ms) for shard, part in zip(self.shards, parts, strict=True)]
-        pushing, self._pushing = self._pushing, started
-        _wait(pushing)
-
-    def flush(self) -> None:
-        """See RowStore.flush."""
-        _wait(self._pushing)
+    def push(
+        self,
+        gradients: Mapping[str, Gradients],
+        event_time_ms: int,
+        *,
+        weight: float = 1.0,
+        position: StreamPosition | None = None,
+    ) -> None:
+        """See RowStore.push: applied at once, beside the steps of workers. All is checked before any shard changes."""
+        parts = self._parted_gradients(gradients)
+        wait_all([s.call("call", "push", part, event_time_ms) for s, part in zip(self.shards, parts, strict=True)])
 
     def delete(self, keys: Mapping[str, Keys]) -> None:
         """See RowStore.delete."""
-        routes = {name: self._route(name, keys_N) for name, keys_N in keys.items()}
-        self._each(
-            "delete",
-            [{name: keys[name][route[shard]] for name, route in routes.items()} for shard in self._all_shards],
-        )
+        parts = self._parted(keys, self._routes(keys))
+        self.flush()
+        wait_all([shard.call("call", "delete", part) for shard, part in zip(self.shards, parts, strict=True)])
 
     def changes(self, consumer: str, complete: Collection[str] = ()) -> Changes:
         """See RowStore.changes; the cursor has one number a shard."""
-        parts: list[Changes] = self._each("changes", [consumer] * len(self.shards), tuple(complete))
+        parts: list[Changes] = self.at_one_step([("changes", consumer, tuple(complete))] * len(self.shards))
         whole = frozenset[str]().union(*(part.complete for part in parts))
         if any(part.complete != whole for part in parts):  # all the rows of one shard are not all the rows
             return self.changes(consumer, whole)
@@ -115,51 +95,114 @@ class ShardedRows(RowStore):
     def acknowledge(self, consumer: str, cursor: Cursor) -> None:
         """See RowStore.acknowledge."""
         pending = [
-            shard.call("acknowledge", consumer, (sequence,))
+            shard.call("call", "acknowledge", consumer, (sequence,))
             for shard, sequence in zip(self.shards, cursor, strict=True)
         ]
-        _wait(pending)
+        wait_all(pending)
 
     def snapshot(self, since: Cursor | None = None) -> Snapshot:
-        """See RowStore.snapshot; of one instant where nothing is pushed meanwhile."""
+        """See RowStore.snapshot."""
         if since is not None and len(since) == len(self.shards):
-            parts: list[Snapshot] = self._each("snapshot", [(sequence,) for sequence in since])
+            parts: list[Snapshot] = self.at_one_step([("snapshot", (sequence,)) for sequence in since])
             if all(part.since is not None for part in parts):
                 return replace(merge_snapshots(parts), since=since)
-        return merge_snapshots(_wait([shard.call("snapshot") for shard in self.shards]))
+        return merge_snapshots(self.at_one_step([("snapshot",)] * len(self.shards)))
 
     def restore(self, snapshot: Snapshot) -> None:
         """See RowStore.restore; the snapshot may come from any number of shards."""
         check_whole(snapshot)
         for name, group in snapshot.groups.items():
             self._group(name).checked_keys(group.keys_U)
-        self._each("restore", split_snapshot(snapshot, dict(self.groups), len(self.shards)))
+        parts = split_snapshot(snapshot, dict(self.groups), len(self.shards))
+        self.flush()
+        wait_all([shard.call("call", "restore", part) for shard, part in zip(self.shards, parts, strict=True)])
 
     def num_rows(self) -> dict[str, int]:
         """See RowStore.num_rows."""
-        parts = _wait([shard.call("num_rows") for shard in self.shards])
+        self.flush()
+        parts = wait_all([shard.call("call", "num_rows") for shard in self.shards])
         return {name: sum(part[name] for part in parts) for name in self.groups}
 
     @property
     def nbytes(self) -> int:
         """See RowStore.nbytes."""
-        return sum(_wait([shard.call("total_bytes") for shard in self.shards]))
+        self.flush()
+        return sum(wait_all([shard.call("call", "total_bytes") for shard in self.shards]))
 
-    @property
-    def _all_shards(self) -> range:
-        return range(len(self.shards))
+    def look(self) -> list[dict[str, int]]:
+        """Where each shard is: see StepShard.look."""
+        return wait_all([shard.call("look") for shard in self.shards])
+
+    def at_one_step(self, calls: Sequence[tuple[Any, ...]], method: str = "at") -> list[Any]:
+        """Each shard's answer to its call of a store's method (name, arguments …), all after the same step.
+
+        First the latest step that any of them has reached is tried: the others are on their way to it. Where they run
+        past it meanwhile, one somewhat later is agreed on; where that does not come (a silent stream) it begins anew.
+        """
+        self.flush()
+        ahead = 0
+        while True:
+            step = max(look["applied"] for look in self.look()) + ahead
+            pending = [s.call(method, step, PATIENCE_SECONDS, *c) for s, c in zip(self.shards, calls, strict=True)]
+            answers = [_unless_late(answer) for answer in pending]
+            reached = {answer[0] for answer in answers if answer is not None}
+            if None not in answers and len(reached) == 1:
+                self.step = reached.pop()
+                return [answer[1] for answer in answers]
+            ahead = 2 * ahead if 0 < ahead < 64 else 1
+
+    # --- by shard
+
+    def _parted(self, keys: Mapping[str, Keys], routes: Routes) -> list[dict[str, Keys]]:
+        """What each shard is asked for: every group, though there may be no keys."""
+        return [{name: keys[name][route[shard]] for name, route in routes.items()} for shard in range(len(self.shards))]
+
+    def _parted_gradients(self, gradients: Mapping[str, Gradients]) -> list[dict[str, Gradients]]:
+        """What each shard is sent; DataError where something of it can not be."""
+        for name, (keys_N, gradients_NW, *counts_N) in gradients.items():
+            self._group(name).checked_gradients(len(keys_N), gradients_NW)
+            if counts_N:
+                self._group(name).checked_counts(len(keys_N), counts_N[0])
+        routes = self._routes({name: arrays[0] for name, arrays in gradients.items()})
+        parts: list[dict[str, Gradients]] = [{} for _ in self.shards]
+        for name, arrays in gradients.items():
+            for part, positions in zip(parts, routes[name], strict=True):
+                part[name] = tuple(array[positions] for array in arrays)  # type: ignore[assignment]
+        return parts
+
+    def _gathered(
+        self, keys: Mapping[str, Keys], routes: Routes, answers: Sequence[Mapping[str, Floats]]
+    ) -> dict[str, Floats]:
+        """The shards' rows in the order of the keys."""
+        rows = {name: np.empty((len(keys_N), self.groups[name].width), np.float32) for name, keys_N in keys.items()}
+        for shard, answer in enumerate(answers):
+            for name, part in answer.items():
+                rows[name][routes[name][shard]] = part
+        return rows
 
     def _each(self, method: str, arguments: Sequence[Any], *common: Any) -> list[Any]:
         """Call every shard with its own argument, then wait for all."""
-        return _wait(
+        return wait_all(
             [shard.call(method, argument, *common) for shard, argument in zip(self.shards, arguments, strict=True)]
         )
+
+    def _routes(self, keys: Mapping[str, Keys]) -> Routes:
+        """Routes of keys. What was pulled is pushed: to see that they are the same is quicker than to route again."""
+        routes = {}
+        for name, keys_N in keys.items():
+            known = self._known_routes.get(name, ())
+            route = next((route for of, route in known if _same(of, keys_N)), None)
+            if route is None:
+                route = self._route(name, keys_N)
+                self._known_routes[name] = (*known[-1:], (keys_N.copy(), route))
+            routes[name] = route
+        return routes
 
     def _route(self, name: str, keys_N: Keys) -> list[Keys]:
         """For each shard, the positions in ``keys_N`` of its keys."""
         group = self._group(name)
         shard_of_N = shards_of(group, group.checked_keys(keys_N), len(self.shards))
-        return [np.flatnonzero(shard_of_N == shard) for shard in self._all_shards]
+        return [np.flatnonzero(shard_of_N == shard) for shard in range(len(self.shards))]
 
     def _group(self, name: str) -> RowGroup:
         if name not in self.groups:
@@ -167,8 +210,20 @@ class ShardedRows(RowStore):
         return self.groups[name]
 
 
-def _wait(pending: Sequence[Pending]) -> list[Any]:
+def _same(known_N: Keys, keys_N: Keys) -> bool:
+    return known_N.dtype == keys_N.dtype and np.array_equal(known_N, keys_N)
+
+
+def wait_all(pending: Sequence[Pending]) -> list[Any]:
+    """The answers, in the order of the calls."""
     return [answer() for answer in pending]
+
+
+def _unless_late(answer: Pending) -> Any:
+    try:
+        return answer()
+    except TooLate:
+        return None
 
 
 def _concatenated(parts: Sequence[tuple[Any, ...]]) -> list[Any]:

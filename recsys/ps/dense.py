@@ -11,9 +11,9 @@ from torch import nn
 from recsys.hashing import Floats, Keys
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer
-from recsys.rows.store import GroupSnapshot, RowGroup, fresh_rows
+from recsys.rows.store import DENSE, GroupSnapshot, RowGroup, fresh_rows
 
-DENSE = "dense"
+__all__ = ["DENSE", "ROW_WIDTH", "DenseParameters"]
 ROW_WIDTH = 256
 
 

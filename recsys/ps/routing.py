@@ -43,7 +43,7 @@ def split_snapshot(snapshot: Snapshot, groups: dict[str, RowGroup], num_shards: 
     shards: list[dict[str, GroupSnapshot]] = [{} for _ in range(num_shards)]
     for name, group in snapshot.groups.items():
         for shard in range(num_shards):
-            shards[shard][name] = group.select(partial(_belongs, groups[name], shard, num_shards))
+            shards[shard][name] = group.select(partial(belongs, groups[name], shard, num_shards))
     return [Snapshot(cursor, parts) for parts in shards]
 
 
@@ -53,7 +53,8 @@ def merge_snapshots(parts: list[Snapshot]) -> Snapshot:
     return Snapshot(tuple(sequence for part in parts for sequence in part.cursor), groups)
 
 
-def _belongs(group: RowGroup, shard: int, num_shards: int, keys_N: Keys) -> npt.NDArray[np.bool_]:
+def belongs(group: RowGroup, shard: int, num_shards: int, keys_N: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys are a shard's."""
     return shards_of(group, keys_N, num_shards) == shard
 
 

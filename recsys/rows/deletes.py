@@ -23,6 +23,7 @@ class DeleteLog:
     def __init__(self) -> None:
         self._parts: list[Deletes] = []
         self._num = 0
+        self.latest = 0  # sequence number of the last deletion
         self.complete_from = 0
         self.forgotten = 0  # deletions up to this sequence number are no longer known, because all consumers were told
 
@@ -32,6 +33,7 @@ class DeleteLog:
             return
         self._parts.append(Deletes(keys_U, np.full(len(keys_U), sequence, np.int64)))
         self._num += len(keys_U)
+        self.latest = sequence
         while self._num > MAX_PENDING:
             self._drop_first()
 

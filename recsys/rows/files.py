@@ -1,99 +1,72 @@
-"""Snapshots of rows in files: Parquet, one file a row group, whole or as increments over an earlier one.
+"""Snapshots of rows in files: Parquet, one file a row group.
 
-::
+A snapshot is written in parts, each by who holds it, into one folder; an increment holds what changed since an earlier
+snapshot, and is applied to that one::
 
-    save_rows(runs / "rows-1", store.snapshot())                        # everything
-    save_rows(runs / "rows-2", store.snapshot(since=cursor), base=runs / "rows-1")   # what changed since
-    store.restore(load_rows(runs / "rows-2"))                           # follows the chain
+    described = write_part(folder, "shard-0", store.snapshot())
+    whole = read_part(folder, described)
+    later = apply(whole, read_part(folder, write_part(folder, "later-0", store.snapshot(since=whole.cursor))))
 
-Loading checks every sum and executes nothing; it restores onto any number of shards.
+Reading checks every sum and executes nothing.
 
 Shape suffixes: U rows, W row width, S state width.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.errors import DataError
+from recsys.errors import RecsysError
 from recsys.hashing import Floats
-from recsys.rows import folders
+from recsys.rows.folders import Folder
 from recsys.rows.store import GroupSnapshot, Snapshot
 
-_FORMAT = 1
 _STATE = "state."
 _ROWS_PER_READ = 2**18  # of a Parquet row group: what is compressed, checked and decoded at a time
 
 
-def save_rows(folder: Path, snapshot: Snapshot, base: Path | None = None) -> None:
-    """Write a snapshot to a folder; an increment (``snapshot.since``) names the folder beside it that it adds to.
+def write_part(folder: Folder, prefix: str, snapshot: Snapshot) -> dict[str, Any]:
+    """Write a snapshot to files of an existing folder whose names begin with ``prefix``.
 
-    Raises DataError for an increment without a base, or over one of another instant.
+    Returns what ``read_part`` has to be told, as JSON: ``cursor``, ``since``, ``groups``, and ``files``, by name their
+    ``bytes`` and ``sha256``. Several may write to one folder at once. Where it fails (ServiceError), what was written
+    is removed again, so that a full disk has room.
     """
-    link = None
-    if snapshot.since is not None:
-        if base is None or base.parent != folder.parent:
-            raise DataError(f"rows since {snapshot.since} need the folder of that instant, beside {folder}, as base")
-        _, manifest = _opened(base)
-        if tuple(manifest["cursor"]) != snapshot.since:
-            raise DataError(f"{base} is of {tuple(manifest['cursor'])}, the increment of after {snapshot.since}")
-        link = {"name": base.name, "sha256": folders.manifest_sum(base)}
-    described = write_groups(folders.staged(folder), snapshot)
-    folders.publish(folder, {"format": _FORMAT, "base": link, **described})
+    files: dict[str, dict[str, Any]] = {}
+    groups = {}
+    for at, (name, group) in enumerate(snapshot.groups.items()):
+        tables = {kind: (f"{prefix}-{kind}-{at}.parquet", table) for kind, table in _tables(group).items()}
+        for file, table in tables.values():
+            try:
+                files[file] = _write(folder, file, table)
+            except RecsysError:
+                _remove(folder, [*files, file])
+                raise
+        named = {kind: file for kind, (file, _) in tables.items()}
+        groups[name] = {**named, "time_ms": int(group.time_ms), "num_steps": int(group.num_steps)}
+    since = None if snapshot.since is None else _plain(snapshot.since)
+    return {"cursor": _plain(snapshot.cursor), "since": since, "groups": groups, "files": files}
 
 
-def load_rows(folder: Path) -> Snapshot:
-    """The whole snapshot of a folder, its bases included; DataError names a link that is missing or altered."""
-    folder, manifest = _opened(folder)
-    snapshot = read_groups(folder, manifest)
-    if manifest["base"] is None:
-        return snapshot
-    base = folder.parent / manifest["base"]["name"]
-    if not base.is_dir() or folders.manifest_sum(base) != manifest["base"]["sha256"]:
-        raise DataError(f"{folder} adds to {base}, which is missing or another one; restore it, or a later whole one")
-    return apply(load_rows(base), snapshot)
+def read_part(folder: Folder, described: Mapping[str, Any]) -> Snapshot:
+    """The snapshot that ``write_part`` wrote; DataError names a file that is missing or altered."""
+    since = described["since"]
+    return Snapshot(
+        tuple(described["cursor"]),
+        {name: _read_group(folder, group, described["files"]) for name, group in described["groups"].items()},
+        None if since is None else tuple(since),
+    )
 
 
 def apply(base: Snapshot, increment: Snapshot) -> Snapshot:
     """``base`` with what changed since."""
     groups = {name: _applied(base.groups[name], part) for name, part in increment.groups.items()}
     return replace(increment, since=None, groups={**base.groups, **groups})
-
-
-def write_groups(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
-    """Write the groups to files of an existing folder; what ``read_groups`` has to be told of them."""
-    groups = {}
-    for at, (name, group) in enumerate(snapshot.groups.items()):
-        files = {"rows": f"rows-{at}.parquet"}
-        _write(folder / files["rows"], _to_table(group))
-        if len(group.candidate_keys_C):
-            files["candidates"] = f"candidates-{at}.parquet"
-            columns = {"key": group.candidate_keys_C, "count": group.candidate_counts_C}
-            _write(folder / files["candidates"], pa.table(columns))
-        if len(group.deleted_keys_D):
-            files["deleted"] = f"deleted-{at}.parquet"
-            _write(folder / files["deleted"], pa.table({"key": group.deleted_keys_D}))
-        groups[name] = {**files, "time_ms": group.time_ms, "num_steps": group.num_steps}
-    return {"cursor": snapshot.cursor, "since": snapshot.since, "groups": groups}
-
-
-def read_groups(folder: Path, described: Mapping[str, Any]) -> Snapshot:
-    """The groups that ``write_groups`` wrote."""
-    since = described["since"]
-    return Snapshot(
-        tuple(described["cursor"]),
-        {name: _read_group(folder, files) for name, files in described["groups"].items()},
-        None if since is None else tuple(since),
-    )
-
-
-def _opened(folder: Path) -> tuple[Path, dict[str, Any]]:
-    return folders.opened(folder, what="snapshot", version=_FORMAT, fields={"base", "cursor", "since", "groups"})
 
 
 def _applied(base: GroupSnapshot, increment: GroupSnapshot) -> GroupSnapshot:
@@ -116,8 +89,35 @@ def _applied(base: GroupSnapshot, increment: GroupSnapshot) -> GroupSnapshot:
     )
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    pq.write_table(table, path, row_group_size=_ROWS_PER_READ)
+def _tables(group: GroupSnapshot) -> dict[str, pa.Table]:
+    """A group as tables: ``rows``, and where there are some, ``candidates`` and what was ``deleted``."""
+    tables = {"rows": _to_table(group)}
+    if len(group.candidate_keys_C):
+        tables["candidates"] = pa.table({"key": group.candidate_keys_C, "count": group.candidate_counts_C})
+    if len(group.deleted_keys_D):
+        tables["deleted"] = pa.table({"key": group.deleted_keys_D})
+    return tables
+
+
+def _write(folder: Folder, file: str, table: pa.Table) -> dict[str, Any]:
+    with folder.writing(file) as stream:
+        # hardly a key or a number comes twice: a dictionary of them costs time, and nothing is smaller for it
+        pq.write_table(table, stream, row_group_size=_ROWS_PER_READ, use_dictionary=False)
+    return stream.sums
+
+
+def _read(folder: Folder, file: str, files: Mapping[str, Any]) -> pa.Table:
+    return pq.read_table(pa.BufferReader(folder.read(file, files[file])))
+
+
+def _remove(folder: Folder, files: list[str]) -> None:
+    for file in files:
+        with suppress(RecsysError):
+            folder.remove_file(file)
+
+
+def _plain(cursor: tuple[int, ...]) -> list[int]:
+    return [int(sequence) for sequence in cursor]
 
 
 def _to_table(group: GroupSnapshot) -> pa.Table:
@@ -133,8 +133,8 @@ def _to_table(group: GroupSnapshot) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_group(folder: Path, files: Mapping[str, Any]) -> GroupSnapshot:
-    table = pq.read_table(folder / files["rows"])
+def _read_group(folder: Folder, described: Mapping[str, Any], files: Mapping[str, Any]) -> GroupSnapshot:
+    table = _read(folder, described["rows"], files)
     state = {
         name.removeprefix(_STATE): _floats(table.column(name)) for name in table.column_names if name.startswith(_STATE)
     }
@@ -144,16 +144,17 @@ def _read_group(folder: Path, files: Mapping[str, Any]) -> GroupSnapshot:
         state,
         table.column("event_time_ms").to_numpy(),
         table.column("sequence").to_numpy(),
-        time_ms=files["time_ms"],
-        num_steps=files["num_steps"],
+        time_ms=described["time_ms"],
+        num_steps=described["num_steps"],
         own_steps_U=table.column("own_step").to_numpy() if "own_step" in table.column_names else None,
     )
-    if "candidates" in files:
-        waiting = pq.read_table(folder / files["candidates"])
+    if "candidates" in described:
+        waiting = _read(folder, described["candidates"], files)
         counts = waiting.column("count").to_numpy()
         group = replace(group, candidate_keys_C=waiting.column("key").to_numpy(), candidate_counts_C=counts)
-    if "deleted" in files:
-        group = replace(group, deleted_keys_D=pq.read_table(folder / files["deleted"]).column("key").to_numpy())
+    if "deleted" in described:
+        gone = _read(folder, described["deleted"], files)
+        group = replace(group, deleted_keys_D=gone.column("key").to_numpy())
     return group
 
 

@@ -109,6 +109,18 @@ class Rows:
             state_NS[absent], own_steps_N[absent] = self._fresh_state, 0
             self._update.catch_up(rows_NW, state_NS, np.arange(len(slots_N)), own_steps_N, self._num_steps)
 
+    def stale(self, keys_N: Keys, since: int) -> Slots:
+        """Positions of the keys whose rows may read otherwise than they did after a step.
+
+        Where untouched rows miss something, all do. What has no row reads the same as long as none is deleted.
+        """
+        if self._update.lazy:
+            return np.arange(len(keys_N))
+        slots_N = self.index.find(keys_N)
+        changed_N = self._steps[slots_N] > since
+        changed_N[slots_N < 0] = self._deletes.latest > since
+        return np.flatnonzero(changed_N)
+
     # --- writing
 
     def checked(self, keys_N: Keys, gradients_NW: Floats, counts_N: Counts | None = None) -> Push:
@@ -167,7 +179,8 @@ class Rows:
         self._update.apply(values, state, slots_W, gradients_UW, self._num_steps)
         if self._rounds:
             seed = self.group.seed % 2**63
-            self._format.encode(self._values, self._scales, slots_U, keys_U, values, seed, step)
+            # drawn by the group's own step: the store's also counts what is done for consumers, at times of their own
+            self._format.encode(self._values, self._scales, slots_U, keys_U, values, seed, self._num_steps)
             self._state[slots_U] = state
         gathering.stamp(self._steps, slots_U, step)
         if self._update.lazy:
@@ -183,7 +196,7 @@ class Rows:
         absent = np.flatnonzero(slots_N < 0)
         keys_A, first, inverse_A = np.unique(push.keys_N[absent], return_index=True, return_inverse=True)
         counts_A = np.bincount(inverse_A, None if push.counts_N is None else push.counts_N[absent], len(keys_A))
-        admitted_A = self._gate.admit(keys_A, counts_A.astype(np.int64), step)
+        admitted_A = self._gate.admit(keys_A, counts_A.astype(np.int64), self._num_steps)
         in_order = np.argsort(first[admitted_A])  # new slots follow each other as the keys do
         keys_A = self._within_budget(keys_A[admitted_A][in_order], slots_N[slots_N >= 0], step)
         slots_A, _ = self.index.insert(keys_A)

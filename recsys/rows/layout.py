@@ -62,6 +62,11 @@ class Layout:
         return self.prefix + "versions"
 
     @property
+    def numbers_key(self) -> str:
+        """The newest version numbers that may be in use, as versioned JSON: written before what uses them."""
+        return self.prefix + "numbers"
+
+    @property
     def items_key(self) -> str:
         """Ids of all items with facts: a set of texts (``id_text``) that only grows."""
         return self.prefix + "items"

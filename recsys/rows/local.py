@@ -8,7 +8,17 @@ from recsys.errors import ConfigError
 from recsys.hashing import Floats, Keys
 from recsys.rows.group import Rows
 from recsys.rows.parallel import usable_cores
-from recsys.rows.store import Changes, Cursor, Gradients, RowGroup, RowStore, Snapshot, by_name, check_whole
+from recsys.rows.store import (
+    Changes,
+    Cursor,
+    Gradients,
+    RowGroup,
+    RowStore,
+    Snapshot,
+    StreamPosition,
+    by_name,
+    check_whole,
+)
 
 
 class LocalRows(RowStore):
@@ -49,12 +59,28 @@ class LocalRows(RowStore):
             name: self._rows[name].pull(keys_N, None if out is None else out[name]) for name, keys_N in checked.items()
         }
 
-    def push(self, gradients: Mapping[str, Gradients], event_time_ms: int) -> None:
-        """See RowStore.push."""
+    def push(
+        self,
+        gradients: Mapping[str, Gradients],
+        event_time_ms: int,
+        *,
+        weight: float = 1.0,
+        position: StreamPosition | None = None,
+    ) -> None:
+        """See RowStore.push; every push is a step of its own, so its weight is all there is."""
         pushes = {name: self._group(name).checked(*arrays) for name, arrays in gradients.items()}
         self._sequence += 1
         for name, push in pushes.items():
             self._rows[name].push(push, self._sequence, event_time_ms)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last change."""
+        return self._sequence
+
+    def stale(self, keys: Mapping[str, Keys], since: int) -> dict[str, Keys]:
+        """Positions, by group, of the keys whose rows may read otherwise than they did at a sequence number."""
+        return {name: self._group(name).stale(keys_N, since) for name, keys_N in keys.items()}
 
     def delete(self, keys: Mapping[str, Keys]) -> None:
         """See RowStore.delete."""
@@ -84,12 +110,13 @@ class LocalRows(RowStore):
         for rows in self._rows.values():
             rows.forget_deletes(behind)
 
-    def snapshot(self, since: Cursor | None = None) -> Snapshot:
-        """See RowStore.snapshot."""
+    def snapshot(self, since: Cursor | None = None, whole: Collection[str] = ()) -> Snapshot:
+        """See RowStore.snapshot; the groups in ``whole`` are told whole in an increment, too."""
         if since is not None and not all(rows.remembers(since[0]) for rows in self._rows.values()):
             since = None
         after = 0 if since is None else since[0]
-        return Snapshot((self._sequence,), {name: rows.snapshot(after) for name, rows in self._rows.items()}, since)
+        groups = {name: rows.snapshot(0 if name in whole else after) for name, rows in self._rows.items()}
+        return Snapshot((self._sequence,), groups, since)
 
     def restore(self, snapshot: Snapshot) -> None:
         """See RowStore.restore."""

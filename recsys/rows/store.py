@@ -18,6 +18,8 @@ from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer, build_optimizer
 from recsys.rows.policies import Admission, Eviction, build_admission
 
+DENSE = "dense"  # the row group of dense parameters: see recsys.ps.dense
+
 Cursor = tuple[int, ...]  # one sequence number a shard
 Gradients = tuple[Keys, Floats] | tuple[Keys, Floats, npt.NDArray[np.int64]]  # with how often each key occurred
 Sequences = npt.NDArray[np.int64]
@@ -192,6 +194,9 @@ class Snapshot:
     since: Cursor | None = None
 
 
+StreamPosition = Mapping[int, tuple[int, int]]  # by partition: see recsys.batches.batches
+
+
 class RowReader(ABC):
     """The read side of a row store: all that serving needs."""
 
@@ -208,13 +213,29 @@ class RowStore(RowReader):
 
     groups: Mapping[str, RowGroup]
 
+    def prefetch(self, keys: Mapping[str, Keys]) -> None:
+        """Say what will be pulled after the next push: a store that is far away begins to read.
+
+        That pull, of this very ``keys``, gives what it would have given anyway.
+        """
+
     @abstractmethod
-    def push(self, gradients: Mapping[str, Gradients], event_time_ms: int) -> None:
+    def push(
+        self,
+        gradients: Mapping[str, Gradients],
+        event_time_ms: int,
+        *,
+        weight: float = 1.0,
+        position: StreamPosition | None = None,
+    ) -> None:
         """Apply gradients (N, W) by group; repeated keys are summed first, absent rows created where admitted.
 
         A group's event time is the latest ``event_time_ms`` so far; the touched rows take it. A third array may say
         how often each key occurred, for who sums repeated keys before: admission and LFU count occurrences. A wrong
         dtype or width, or a gradient that is not finite, raises DataError and leaves the store as it was.
+
+        Where several workers' pushes are one step, ``weight`` is what this one counts in their mean, and ``position``,
+        where this worker's stream stands after it, is kept with the rows: a cut of the store is one of the streams.
         """
 
     def flush(self) -> None:

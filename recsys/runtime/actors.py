@@ -1,22 +1,64 @@
 """Plain classes as Ray actors, and answers whose errors are the ones that were raised."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import ray
 
 from recsys.errors import RecsysError, ServiceError
+from recsys.fields import AtLeast
 
 
 class ActorDied(ServiceError):
     """An actor is gone, and what it held with it: asking again will not help."""
 
 
-def start_actor(kind: type, *arguments: Any, threads: int = 1) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What an actor claims of a node: Ray puts it where that is free, and starts none beyond.
+
+    Nothing by default: an online run has more actors than a small machine has cores, and the system shares them.
+    ``resources`` are names that nodes were started with (``ray start --resources='{"shard": 1}'``); ``spread`` puts
+    actors of one kind on different nodes where there are some.
+    """
+
+    num_cpus: Annotated[float, AtLeast(0)] = 0
+    memory_bytes: Annotated[int, AtLeast(0)] = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    spread: bool = True
+
+
+def start_actor(
+    kind: type, *arguments: Any, threads: int = 1, placement: Placement | None = None, restarts: bool = False
+) -> Any:
     """An actor of a plain class. ``threads`` above 1 lets it be asked while it runs something long.
 
-    It claims no logical CPU: an online run has more actors than a small machine has cores, and the system shares them.
+    With ``restarts`` Ray makes it anew, here or on another node, as often as it dies, and calls it again with what it
+    had not answered.
     """
-    return ray.remote(kind).options(num_cpus=0, max_concurrency=threads).remote(*arguments)
+    placement = placement or Placement()
+    options: dict[str, Any] = {
+        "num_cpus": placement.num_cpus,
+        "memory": placement.memory_bytes or None,
+        "resources": dict(placement.resources) or None,
+        "scheduling_strategy": "SPREAD" if placement.spread else "DEFAULT",
+        "max_concurrency": threads,
+    }
+    if restarts:
+        options |= {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(kind).options(**options).remote(*arguments)
+
+
+def has_died(answer: Any) -> bool:
+    """Whether the actor that was to give an answer that is there is dead: it, not another that it asked."""
+    try:
+        ray.get(answer)
+    except ray.exceptions.RayActorError:
+        return True
+    except ray.exceptions.RayError:
+        return False
+    return False
 
 
 def wait_for(answer: Any) -> Any:
@@ -27,5 +69,11 @@ def wait_for(answer: Any) -> Any:
         if isinstance(error.cause, RecsysError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:
-        raise ActorDied(f"a Ray actor died: {str(error).splitlines()[0]}") from error
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        raise ActorDied(f"a Ray actor died: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """One line of Ray's many: where the actor could not even be made, the error that it met there."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if "creation task" in lines[0] else lines[0]

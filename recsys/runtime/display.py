@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from recsys.runtime.online import Progress
+from recsys.runtime.watching import Progress
 
 _LINE_SECONDS = 5.0
 
@@ -67,5 +67,8 @@ def _cells(progress: Progress) -> list[tuple[str, str]]:
         ("calibration", f"{progress.calibration:.3f}"),
         ("rows", f"{progress.rows:,}"),
         ("last sync", "none yet" if since != since else f"{since:.1f} s ago"),
+        ("checkpoint", f"{progress.checkpoint_seconds_ago:.0f} s ago"),
     ]
+    if progress.recoveries:
+        cells.append(("recoveries", f"{progress.recoveries}"))
     return cells + ([("problem", progress.problem)] if progress.problem else [])

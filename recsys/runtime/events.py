@@ -1,6 +1,6 @@
 """Where an online run's events come from, as values that can be sent to an actor and opened there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from recsys.events import ACTIONS, EXAMPLES, FACTS, IMPRESSIONS
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.kafka import KafkaSink, KafkaSource
 from recsys.streams.parquet import ParquetSource
-from recsys.streams.source import Partition, Position, Source
+from recsys.streams.replay import Sent
+from recsys.streams.source import Partition, Position, Record, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,23 @@ class KafkaEvents:
         with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
             return source.position()
 
-    def open_examples(self, partitions: Sequence[int], start: Position) -> Source:
-        """The joined examples of some partitions, from ``start`` on."""
+    def open_examples(self, partitions: Sequence[int], offsets: Mapping[int, int]) -> Source:
+        """The joined examples of some partitions, each from an offset on."""
         wanted = [Partition(EXAMPLES, index) for index in partitions]
         source = KafkaSource(self.bootstrap_servers, wanted, security=self.security)
-        source.seek({partition: start[partition] for partition in wanted})
+        source.seek({partition: offsets[partition.index] for partition in wanted})
         return source
+
+    def sent(self, topics: Collection[str]) -> dict[Partition, Sent]:
+        """What lies in these topics by partition, as ``replay`` takes it to go on behind it."""
+        wanted = [Partition(topic, index) for topic in topics for index in range(self.num_partitions)]
+        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+            ends = source.position()
+            source.seek({partition: end - 1 for partition, end in ends.items() if end > 0})
+            last: dict[Partition, bytes] = {}
+            while not all(map(source.caught_up, wanted)):
+                last |= {record.partition: _as_bytes(record) for record in source.next_batch()}
+        return {partition: Sent(end, last.get(partition, b"")) for partition, end in ends.items()}
 
     def open_sink(self) -> KafkaSink:
         """A producer."""
@@ -71,6 +83,11 @@ Events = ParquetEvents | KafkaEvents
 def dead_letters(folder: Path) -> DeadLetters:
     """What could not be read, as JSON lines in the run's folder."""
     return DeadLetters(folder)
+
+
+def _as_bytes(record: Record) -> bytes:
+    assert isinstance(record.payload, bytes)
+    return record.payload
 
 
 def _inputs(partitions: Sequence[int], num_partitions: int) -> list[Partition]:

@@ -1,11 +1,14 @@
 """Joiner actors: each joins a group of partitions, and keeps the features of their users."""
 
+import base64
+import secrets
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recsys.batches.batches import Fed, StreamPosition
 from recsys.batches.examples import ExampleRows, decode_rows, encode_rows
 from recsys.batches.join import JoinConfig
 from recsys.batches.joined import JoinedStream, StreamTimes
@@ -14,6 +17,7 @@ from recsys.features.declarations import Feature
 from recsys.features.state import FeatureChanges
 from recsys.runtime.actors import wait_for
 from recsys.runtime.events import Events, KafkaEvents, dead_letters
+from recsys.streams.sink import Sink
 from recsys.streams.source import Partition
 
 _LINGER_SECONDS = 0.1  # with little to read, messages of examples are made this seldom: each has a price of its own
@@ -23,7 +27,9 @@ _FULL_POLL = 1_000
 class JoinerActor:
     """Runs a JoinedStream. With Kafka it sends examples to their topic (``run``); without, workers ask (``poll``).
 
-    A lock keeps reading and questions apart: a publisher sees users and counts of one instant.
+    A lock keeps reading and questions apart: a publisher sees users and counts of one instant. What was emitted and may
+    not be in its topic yet, or not learned yet where there is no topic, is a part of the state: the joiner that goes on
+    sends it first, and a worker that takes another's place is handed it again.
     """
 
     def __init__(
@@ -34,6 +40,8 @@ class JoinerActor:
         features: Sequence[Feature],
         times: StreamTimes,
         folder: Path,
+        restored: Sequence[Mapping[str, Any]] = (),
+        features_above: int = 0,
     ) -> None:
         self._events, self._folder = events, folder
         self._partitions = tuple(partitions)
@@ -45,31 +53,52 @@ class JoinerActor:
             features=features,
             dead_letters=self._dead_letters,
             times=times,
+            restored=restored,
+            features_above=features_above,
         )
+        self._unsent = _unsent(restored, partitions)
+        self._handed: list[tuple[int, bytes]] = []  # to workers, which may not have learned it
+        self._readers: dict[int, str] = {}  # of each partition: who is handed what comes
         self._lock = threading.Lock()
         self._stopping = False
 
     def ready(self) -> None:
         """Answers once the joiner is up."""
 
-    def poll(self, only: Collection[int], timeout_seconds: float) -> list[tuple[int, bytes]]:
-        """Join some events; what became final, by partition, in wire form."""
+    def read_from(self, reader: str, numbers: Mapping[int, int]) -> None:
+        """From now on ``reader`` is handed what comes of these partitions, from these examples on."""
         with self._lock:
-            parts = self._stream.poll(only, timeout_seconds)
-        return [(index, _payload(part)) for index, part in parts]
+            self._readers.update(dict.fromkeys(numbers, reader))
+            again = [part for part in self._handed if part[0] in numbers]
+            self._handed = [part for part in self._handed if part[0] not in numbers]
+            self._unsent = again + self._unsent
+
+    def poll(self, reader: str, only: Collection[int], timeout_seconds: float) -> list[tuple[int, bytes]]:
+        """Join some events; what became final of the reader's partitions, in wire form."""
+        with self._lock:
+            mine = [index for index in only if self._readers.get(index) == reader]
+            parts = [part for part in self._unsent if part[0] in mine] or self._join(mine, timeout_seconds)
+            self._unsent = [part for part in self._unsent if part[0] not in mine]
+            self._handed += parts
+            return parts
+
+    def learned(self, numbers: Mapping[int, int]) -> None:
+        """A checkpoint holds the examples of each partition below a number: nobody will ask for them again."""
+        with self._lock:
+            self._handed = [part for part in self._handed if not _is_below(part, numbers)]
 
     def run(self) -> None:
         """Join until every partition has ended, or ``stop``; examples go to their topic."""
         assert isinstance(self._events, KafkaEvents)
         open_partitions = set(self._partitions)
         with self._events.open_sink() as sink:
+            self._send(sink)
             while open_partitions and not self._stopping:
                 started_at, read_before = time.monotonic(), self._stream.num_events
-                for index, payload in self.poll(open_partitions, 0.05):
-                    sink.send(Partition(EXAMPLES, index), payload)
-                    if payload == END_PAYLOAD:
-                        open_partitions.discard(index)
-                sink.flush()
+                with self._lock:
+                    self._unsent = self._join(open_partitions, 0.05)
+                open_partitions -= {index for index, payload in self._unsent if payload == END_PAYLOAD}
+                self._send(sink)
                 if self._stream.num_events - read_before < _FULL_POLL:
                     time.sleep(max(0.0, started_at + _LINGER_SECONDS - time.monotonic()))
 
@@ -99,32 +128,49 @@ class JoinerActor:
             }
 
     def state(self) -> dict[str, Any]:
-        """Features and positions of one instant, for a checkpoint."""
+        """See JoinedStream.state; and what its topic, or workers, may lack of what that counts as emitted."""
         with self._lock:
-            return self._stream.state()
+            parts = [*self._handed, *self._unsent]
+            unsent = [[index, base64.b64encode(payload).decode()] for index, payload in parts]
+            return {**self._stream.state(), "unsent": unsent}
+
+    def _join(self, only: Collection[int], timeout_seconds: float) -> list[tuple[int, bytes]]:
+        return [(index, _payload(part)) for index, part in self._stream.poll(only, timeout_seconds)]
+
+    def _send(self, sink: Sink) -> None:
+        for index, payload in self._unsent:
+            sink.send(Partition(EXAMPLES, index), payload)
+        sink.flush()
+        with self._lock:
+            self._unsent = []
 
 
 class JoinerFeed:
-    """Examples asked of joiner actors directly; the next question is on its way while the last answer is used."""
+    """Examples asked of joiner actors directly, from some numbers on; the next question is on its way while the last
+    answer is used.
+    """
 
-    def __init__(self, joiners: dict[int, Any]) -> None:
+    def __init__(self, joiners: Mapping[int, Any], start: StreamPosition) -> None:
         self.partitions = tuple(joiners)  # partition -> actor
-        self._joiners = joiners
+        self._joiners, self._name = dict(joiners), secrets.token_hex(8)
         self._asked: dict[Any, Any] = {}
+        for actor in dict.fromkeys(joiners.values()):
+            numbers = {partition: start[partition][1] for partition in joiners if joiners[partition] == actor}
+            wait_for(actor.read_from.remote(self._name, numbers))
 
-    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[tuple[int, ExampleRows | EndMarker]]:
-        """See ExampleFeed."""
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
+        """See ExampleFeed; there are no messages to begin again from, a joiner that begins again sends all."""
         by_actor: dict[Any, list[int]] = {}
         for index in only:
             by_actor.setdefault(self._joiners[index], []).append(index)
         for actor, partitions in by_actor.items():
             if actor not in self._asked:
-                self._asked[actor] = actor.poll.remote(partitions, timeout_seconds)
+                self._asked[actor] = actor.poll.remote(self._name, partitions, timeout_seconds)
         parts: list[tuple[int, bytes]] = []
         for actor, partitions in by_actor.items():
             parts += wait_for(self._asked.pop(actor))
-            self._asked[actor] = actor.poll.remote(partitions, timeout_seconds)
-        return [(index, decode_end(payload) or decode_rows(payload)) for index, payload in parts]
+            self._asked[actor] = actor.poll.remote(self._name, partitions, timeout_seconds)
+        return [(index, decode_end(payload) or decode_rows(payload), 0) for index, payload in parts]
 
 
 class JoinerFeatures:
@@ -141,6 +187,25 @@ class JoinerFeatures:
     def acknowledge(self, up_to: int) -> None:
         """See FeatureFeed."""
         wait_for(self._actor.acknowledge.remote(up_to))
+
+
+def _is_below(part: tuple[int, bytes], numbers: Mapping[int, int]) -> bool:
+    """Whether all of a message's examples are numbered below those of its partition; never of an end."""
+    index, payload = part
+    if payload == END_PAYLOAD:
+        return False
+    rows = decode_rows(payload)
+    return rows.first + rows.rows.num_rows <= numbers.get(index, 0)
+
+
+def _unsent(states: Sequence[Mapping[str, Any]], partitions: Sequence[int]) -> list[tuple[int, bytes]]:
+    """What joiners had emitted for these partitions and perhaps not sent."""
+    return [
+        (index, base64.b64decode(payload))
+        for state in states
+        for index, payload in state.get("unsent", ())  # of a joiner without a topic: nothing
+        if index in partitions
+    ]
 
 
 def _payload(part: ExampleRows | EndMarker) -> bytes:

@@ -18,7 +18,8 @@ from recsys.sync.publisher import Published, Publisher
 class PublisherActor:
     """Publishes at an interval, and once more when asked.
 
-    An outage of Redis is reported and tried again; a dead shard, joiner or worker is the end.
+    ``everything`` at first, where the run goes on from an earlier point than was published. An outage of Redis is
+    reported and tried again; a dead shard, joiner or worker is the end, but for a worker that will be replaced.
     """
 
     def __init__(
@@ -28,13 +29,17 @@ class PublisherActor:
         groups: Sequence[RowGroup],
         shards: Sequence[RayShard],
         joiners: Sequence[Any],
-        workers: Sequence[Any],
+        everything: bool,
+        workers_may_die: bool = False,
     ) -> None:
-        self._workers = list(workers)
+        self._workers: list[Any] = []
+        self._everything = everything
+        self._workers_may_die = workers_may_die
         self._time_ms = -1
+        self._store = ShardedRows(groups, shards)
         self._publisher = Publisher.connect(
             redis_url,
-            ShardedRows(groups, shards),
+            self._store,
             [JoinerFeatures(joiner) for joiner in joiners],
             layout,
             time_ms=lambda: self._time_ms,
@@ -44,9 +49,14 @@ class PublisherActor:
         self._history: list[tuple[float, Published]] = []
         self._error = ""
 
-    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Claim the run's name in Redis; ConfigError where it is taken."""
-        self._publisher.describe(blueprint, about, fresh=True)
+    def set_workers(self, workers: Sequence[Any]) -> None:
+        """Who trains from now on."""
+        with self._lock:
+            self._workers = list(workers)
+
+    def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any], fresh: bool) -> None:
+        """Claim the run's name in Redis; ConfigError where it is taken, or (not ``fresh``) was another's."""
+        self._publisher.describe(blueprint, about, fresh=fresh)
 
     def run(self, interval_seconds: float) -> None:
         """Publish every ``interval_seconds`` until ``stop``."""
@@ -62,20 +72,26 @@ class PublisherActor:
     def publish(self) -> Published:
         """Publish now; the first publication makes this run the one that is served."""
         with self._lock:
-            marks = [wait_for(worker.mark.remote()) for worker in self._workers]
-            self._time_ms = max([self._time_ms, *(time_ms for _, time_ms in marks)])
-            published = self._publisher.publish()
+            self._time_ms = max([self._time_ms, *self._of_workers("mark")])
+            published = self._publisher.publish(everything=self._everything)
+            self._everything = False
             if not self._history:
                 self._publisher.switch()
             at = time.time()
             self._history.append((at, published))
-            noted = [
-                worker.published.remote(steps, 1000 * at)
-                for worker, (steps, _) in zip(self._workers, marks, strict=True)
-            ]
-            for answer in noted:
-                wait_for(answer)
+            self._of_workers("published", self._store.step, 1000 * at)
             return published
+
+    def _of_workers(self, method: str, *arguments: Any) -> list[Any]:
+        """The workers' answers; without those of the dead, where they are to be replaced."""
+        answers = []
+        for asked in [getattr(worker, method).remote(*arguments) for worker in self._workers]:
+            try:
+                answers.append(wait_for(asked))
+            except ActorDied:
+                if not self._workers_may_die:
+                    raise
+        return answers
 
     def stop(self) -> None:
         """End ``run``."""

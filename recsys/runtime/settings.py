@@ -17,6 +17,7 @@ from recsys.fields import Above, AtLeast, Between, NotEmpty, Port, build
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.layout import Layout
 from recsys.rows.optimizers import build_optimizer
+from recsys.runtime.actors import Placement
 from recsys.training.fit import Splits
 
 Count = Annotated[int, AtLeast(1)]
@@ -48,6 +49,40 @@ class Topology:
     def worker_of(self, partition: int) -> int:
         """Which worker trains on a partition."""
         return partition % self.num_workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSection:
+    """``checkpoint``: where to, how often, how many stay, and after how many increments comes a whole one.
+
+    ``folder`` None is ``checkpoints`` in the run's own; a URI (s3://…, gs://…) names an object store.
+    """
+
+    folder: Text | None = None
+    every_seconds: Annotated[float, Above(0)] = 30.0
+    keep: Count = 2
+    full_every: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverySection:
+    """``recovery``: what a dead actor means.
+
+    ``exact``: all go back to the last checkpoint, streams too. ``available``: a lost shard alone does, a lost worker is
+    replaced, and training goes on; what was lost is counted.
+    """
+
+    mode: Literal["exact", "available"] = "exact"
+    max_recoveries: Annotated[int, AtLeast(0)] = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementSection:
+    """``ray.placement``: what actors claim of a node, by what they are."""
+
+    shard: Placement = field(default_factory=Placement)
+    worker: Placement = field(default_factory=Placement)
+    joiner: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +119,17 @@ class OnlineSettings:
     redis_url: str | None = None
     redis_port: int | None = None
     ray_address: str | None = None
+    staleness: int = 0
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    recovery: RecoverySection = field(default_factory=RecoverySection)
+    placement: PlacementSection = field(default_factory=PlacementSection)
+    resumes: bool = False
+    resume_from: str | None = None
+
+    @property
+    def checkpoints(self) -> str:
+        """Where checkpoints are."""
+        return self.checkpoint.folder or str(self.folder / "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +149,7 @@ class StoreSection:
 
     kind: Literal["local", "ray"]
     shards: Count | None = None
+    staleness: Annotated[int, AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
         if (self.kind == "ray") != (self.shards is not None):
@@ -122,9 +169,10 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RaySection:
-    """``ray``: a cluster to join."""
+    """``ray``: a cluster to join, and where on it what goes."""
 
     address: Text | None
+    placement: PlacementSection = field(default_factory=PlacementSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +253,16 @@ class OnlineConfig(LearningConfig):
     kafka: KafkaSection
     redis: RedisSection
     serving: ServingSection
+    checkpoint: CheckpointSection
+    recovery: RecoverySection
+    resume: Path | None
+    resume_from: Text | None
 
     def __post_init__(self) -> None:
+        if self.resume_from is not None and self.resume is None:
+            raise ConfigError(
+                f"resume_from={self.resume_from} names a checkpoint of a run; give the run: resume=runs/…"
+            )
         if self.store.kind != "ray":
             raise ConfigError(f"store.kind={self.store.kind}: online, rows are on the parameter server; use store=ray")
         if self.source.kind == "parquet" and self.kafka.bootstrap_servers is not None:
@@ -284,6 +340,7 @@ def build_layout(serving: Mapping[str, Any], run: Path) -> Layout:
 def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
     """Settings from the YAML of jobs.online or jobs.demo."""
     said = build(OnlineConfig, config, "")
+    folder = (said.resume or folder).absolute()  # actors have working folders of their own
     replayed = said.kafka.bootstrap_servers is None if said.replay.enabled is None else said.replay.enabled
     idle_seconds = said.source.idle_seconds
     if idle_seconds is None:
@@ -315,4 +372,10 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
         redis_url=said.redis.url,
         redis_port=said.redis.port,
         ray_address=said.ray.address,
+        staleness=said.store.staleness,
+        checkpoint=said.checkpoint,
+        recovery=said.recovery,
+        placement=said.ray.placement,
+        resumes=said.resume is not None,
+        resume_from=said.resume_from,
     )

@@ -1,41 +1,230 @@
-"""Row shards as Ray actors: the parameter server."""
+"""Row shards as Ray actors: the parameter server.
 
+A shard that begins anew needs no torch, and does not load it.
+"""
+
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from recsys.ps.client import Pending, ShardedRows
-from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+import ray
+
+from recsys.errors import ServiceError
+from recsys.hashing import Keys
+from recsys.ps.client import Pending, wait_all
+from recsys.ps.routing import NUM_BUCKETS, shard_buckets, split_snapshot
+from recsys.ps.shard import Refreshed, StepShard
+from recsys.ps.steps import Part, Steps
 from recsys.ps.wire import PackedKeys, PackedRows
+from recsys.rows.files import write_part
+from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
-from recsys.rows.store import Gradients, RowGroup
-from recsys.runtime.actors import start_actor, wait_for
+from recsys.rows.store import DENSE, Cursor, Gradients, GroupSnapshot, RowGroup, Snapshot, StreamPosition
+from recsys.runtime.actors import Placement, start_actor, wait_for
+from recsys.runtime.lanes import PUSH, PUSH_ANSWER, READ, READ_ANSWER, Laid, Lane, LaneLost
+from recsys.runtime.metrics import ShardMetrics
+
+_THREADS = 64  # calls that a shard answers at once; those that wait for a step are among them
+_REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """What a shard starts from: ``start`` of a new run, or checkpoint ``name`` in ``checkpoints``.
+
+    Its sequence numbers go on ``above`` those of what was published before. ``again`` says that Ray makes the shard
+    anew where it dies; it then takes the newest checkpoint there is.
+    """
+
+    start: Snapshot
+    checkpoints: str | None = None
+    name: str | None = None
+    step: int = 0
+    position: StreamPosition = field(default_factory=dict)
+    members: Mapping[int, int] = field(default_factory=dict)
+    staleness: int = 0
+    above: int = 0
+    again: bool = False
+
+
+class Held(NamedTuple):
+    """A snapshot that a shard has taken and not written yet: what its maker is told."""
+
+    position: dict[int, tuple[int, int]]
+    dense: GroupSnapshot | None  # the rows of the dense parameters, where there are such
+    pause_seconds: float
 
 
 class RowShard:
-    """One shard: a LocalRows over its share of the virtual buckets. One call at a time, so each is atomic."""
+    """One shard: a StepShard over its share of the virtual buckets."""
 
-    def __init__(self, groups: Sequence[RowGroup], shard: int, num_shards: int) -> None:
-        self._store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Any method of the row store."""
-        return getattr(self._store, method)(*arguments)
-
-    def pull(self, keys: PackedKeys) -> PackedRows:
-        """``pull``, packed."""
-        return PackedRows.of(self._store.pull(keys.unpack()))
-
-    def push(self, keys: PackedKeys, gradients: PackedRows, counts: PackedKeys, event_time_ms: int) -> None:
-        """``push``, packed; ``counts`` of the groups that come with some."""
-        rows, counted = gradients.unpack(), counts.unpack()
-        self._store.push(
-            {
-                name: (keys_N, rows[name], counted[name]) if name in counted else (keys_N, rows[name])
-                for name, keys_N in keys.unpack().items()
-            },
-            event_time_ms,
+    def __init__(self, groups: Sequence[RowGroup], shard: int, num_shards: int, begin: Begin) -> None:
+        store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
+        self._share = (shard, num_shards)
+        lost = begin.again and ray.get_runtime_context().was_current_actor_reconstructed
+        self._made_again_at = time.time_ns() if lost else 0
+        if lost:
+            begin = _newest(begin)
+        store.restore(_first_rows(begin, store.groups, shard, num_shards))
+        steps = Steps(
+            store,
+            staleness=begin.staleness,
+            applied=begin.step,
+            members=begin.members,
+            position=begin.position,
+            lost=lost,
         )
+        self._metrics, self._reported_at = ShardMetrics(shard), 0.0
+        self._shard = StepShard(store, steps, self._note)
+        self._held: dict[str, Snapshot] = {}
+        self._lanes: dict[str, list[Lane]] = {}  # by who uses them: the newest, and the one before it
+
+    def ready(self) -> None:
+        """Answers once the shard is up."""
+
+    def run(self, method: str, *arguments: Any) -> Any:
+        """Any method of a StepShard."""
+        return getattr(self._shard, method)(*arguments)
+
+    def pull(self, keys: PackedKeys, *after: int) -> PackedRows:
+        """``StepShard.pull``, packed."""
+        return PackedRows.of(self._shard.pull(keys.unpack(), *after))
+
+    def prefetch(self, worker: int, step: int, keys: PackedKeys) -> PackedRows:
+        """``StepShard.prefetch``, packed."""
+        return PackedRows.of(self._shard.prefetch(worker, step, keys.unpack()))
+
+    def push(
+        self, part: Part, keys: PackedKeys, gradients: PackedRows, counts: PackedKeys, refresh: bool
+    ) -> tuple[PackedKeys, PackedRows] | None:
+        """``StepShard.push``, packed; ``counts`` of the groups that come with some."""
+        pushed = _gradients(keys.unpack(), gradients.unpack(), counts.unpack())
+        changed = self._shard.push(replace(part, gradients=pushed), refresh)
+        if changed is None:
+            return None
+        positions = PackedKeys.of({name: at for name, (at, _) in changed.items()})
+        return positions, PackedRows.of({name: rows_UW for name, (_, rows_UW) in changed.items()})
+
+    def open_lane(self, of: str, name: str) -> bool:
+        """Have this process's end of a lane; False where it lies on another machine."""
+        try:
+            self._lanes[of] = [Lane.opened(name), *self._lanes.get(of, ())][:2]
+        except LaneLost:
+            return False
+        return True
+
+    def forget_lanes(self) -> None:
+        """Give up every lane's end: their users make new ones."""
+        self._lanes.clear()
+
+    def read_laid(
+        self, lane_of: tuple[str, str], method: str, laid: Sequence[Laid], others: Sequence[int]
+    ) -> tuple[Laid, ...]:
+        """``pull`` or ``prefetch`` through a lane."""
+        lane = self._lane(*lane_of)
+        (keys,) = lane.get(READ, *laid)
+        if method == "pull":
+            rows = self._shard.pull(keys, *others)
+        else:
+            worker, step = others
+            rows = self._shard.prefetch(worker, step, keys)
+        return lane.put(READ_ANSWER, rows)
+
+    def push_laid(self, lane_of: tuple[str, str], part: Part, laid: Sequence[Laid], refresh: bool) -> tuple[Laid, ...]:
+        """``push`` through a lane; answers () where nothing is known of what was read ahead."""
+        lane = self._lane(*lane_of)
+        keys, rows, counts = lane.get(PUSH, *laid)
+        if not self._shard.completes(part):  # it will wait here, longer than it may lie there
+            keys, rows, counts = ({name: a.copy() for name, a in arrays.items()} for arrays in (keys, rows, counts))
+        changed = self._shard.push(replace(part, gradients=_gradients(keys, rows, counts)), refresh)
+        if changed is None:
+            return ()
+        positions = {name: at for name, (at, _) in changed.items()}
+        return lane.put(PUSH_ANSWER, positions, {name: rows_UW for name, (_, rows_UW) in changed.items()})
+
+    def _lane(self, of: str, name: str) -> Lane:
+        for lane in self._lanes.get(of, ()):
+            if lane.name == name:
+                return lane
+        raise LaneLost(f"shard {self._share[0]} was made anew")
+
+    def hold(self, step: int, patience_seconds: float, name: str, since: Cursor | None) -> tuple[int, Held]:
+        """(step, what was held): a copy of everything after a step, to be written by ``write``. See StepShard.at."""
+
+        def take() -> tuple[int, Held]:
+            started = time.perf_counter()
+            snapshot = self._shard.store.snapshot(since, whole=(DENSE,))
+            rows = {group: part for group, part in snapshot.groups.items() if group != DENSE}
+            self._held = {name: replace(snapshot, groups=rows)}
+            pause = time.perf_counter() - started
+            return self._shard.steps.applied, Held(dict(self._shard.steps.position), snapshot.groups.get(DENSE), pause)
+
+        answer: tuple[int, Held] = self._shard.kept(step, self._shard.appoint(step, take), patience_seconds)
+        return answer
+
+    def write(self, folder: Folder, name: str) -> dict[str, Any]:
+        """Write what is held, while training goes on; returns its description. ServiceError where it was lost."""
+        if name not in self._held:
+            raise ServiceError(
+                f"shard {self._share[0]} was made anew, and its part of {name} is lost; the next is whole"
+            )
+        return write_part(folder, f"shard-{self._share[0]}", self._held.pop(name))
+
+    def look(self) -> dict[str, Any]:
+        """See StepShard.look; ``made_again_at`` says when, once this shard was made anew."""
+        return {**self._shard.look(), "made_again_at": self._made_again_at}
+
+    def _note(self, kind: str, seconds: float, rows: int) -> None:
+        (self._metrics.pulled if kind == "pull" else self._metrics.pushed)(seconds, rows)
+        if time.monotonic() - self._reported_at > _REPORT_SECONDS:  # under the shard's lock
+            self._reported_at = time.monotonic()
+            steps, store = self._shard.steps, self._shard.store
+            self._metrics.state(
+                applied_step=steps.applied,
+                queued_parts=steps.num_waiting,
+                staleness_steps=steps.newest - steps.applied,
+                rows=sum(store.num_rows().values()),
+                bytes=store.nbytes,
+            )
+
+
+def _gradients(keys: Mapping[str, Keys], rows: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, Gradients]:
+    return {
+        name: (keys_N, rows[name], counts[name]) if name in counts else (keys_N, rows[name])
+        for name, keys_N in keys.items()
+    }
+
+
+def _newest(begin: Begin) -> Begin:
+    """A lost shard returns to the newest checkpoint."""
+    from recsys.training.checkpoint import Checkpoints
+
+    names = [] if begin.checkpoints is None else Checkpoints(begin.checkpoints).names()
+    if begin.checkpoints is None or not names:
+        return begin
+    state, _ = Checkpoints(begin.checkpoints).load_state(names[-1])
+    return replace(begin, name=names[-1], step=state.step, position=position_of(state.position))
+
+
+def position_of(saved: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
+    """The position in a checkpoint's state, whose keys JSON has made text."""
+    return {int(partition): (at[0], at[1]) for partition, at in saved.items()}
+
+
+def _first_rows(begin: Begin, groups: Mapping[str, RowGroup], shard: int, num_shards: int) -> Snapshot:
+    """This shard's rows at the start."""
+    if begin.name is None or begin.checkpoints is None:
+        rows = split_snapshot(begin.start, dict(groups), num_shards)[shard]
+    else:
+        from recsys.training.checkpoint import Checkpoints
+
+        checkpoints = Checkpoints(begin.checkpoints)
+        _, dense = checkpoints.load_state(begin.name)
+        own = split_snapshot(Snapshot((0,), {DENSE: dense}), dict(groups), num_shards)[shard]
+        rows = checkpoints.load_part(begin.name, shard, num_shards, groups)
+        rows = replace(rows, groups={**rows.groups, **own.groups})
+    return replace(rows, cursor=(max(begin.above, *rows.cursor),))
 
 
 @dataclass(frozen=True)
@@ -45,27 +234,61 @@ class RayShard:
     actor: Any
 
     def call(self, method: str, *arguments: Any) -> Pending:
-        """Start a call; the result waits for its answer. Pulls and pushes, the calls of every step, go packed."""
+        """Start a call; the result waits for its answer. The calls of every step go packed."""
         if method == "pull":
-            pulled = self.actor.pull.remote(PackedKeys.of(*arguments))
+            keys, *after = arguments
+            pulled = self.actor.pull.remote(PackedKeys.of(keys), *after)
             return lambda: wait_for(pulled).unpack()
+        if method == "prefetch":
+            worker, step, keys = arguments
+            read = self.actor.prefetch.remote(worker, step, PackedKeys.of(keys))
+            return lambda: wait_for(read).unpack()
         if method == "push":
-            answer = self.actor.push.remote(*_packed(*arguments))
+            pushed = self.actor.push.remote(*_packed(*arguments))
+            return lambda: _unpacked(wait_for(pushed))
+        if method in ("hold", "write", "look", "ready"):
+            answer = getattr(self.actor, method).remote(*arguments)
         else:
-            answer = self.actor.call.remote(method, *arguments)
+            answer = self.actor.run.remote(method, *arguments)
         return lambda: wait_for(answer)
 
 
-def _packed(gradients: Mapping[str, Gradients], event_time_ms: int) -> tuple[PackedKeys, PackedRows, PackedKeys, int]:
-    keys = PackedKeys.of({name: arrays[0] for name, arrays in gradients.items()})
-    rows = PackedRows.of({name: arrays[1] for name, arrays in gradients.items()})
-    counts = PackedKeys.of({name: arrays[2] for name, arrays in gradients.items() if len(arrays) == 3})
-    return keys, rows, counts, event_time_ms
+def _packed(part: Part, refresh: bool) -> tuple[Part, PackedKeys, PackedRows, PackedKeys, bool]:
+    keys = PackedKeys.of({name: arrays[0] for name, arrays in part.gradients.items()})
+    rows = PackedRows.of({name: arrays[1] for name, arrays in part.gradients.items()})
+    counts: dict[str, Keys] = {name: arrays[2] for name, arrays in part.gradients.items() if len(arrays) == 3}
+    return replace(part, gradients={}), keys, rows, PackedKeys.of(counts), refresh
 
 
-def start_shards(groups: Sequence[RowGroup], num_shards: int) -> ShardedRows:
-    """A parameter server of ``num_shards`` actors, and the client to it."""
-    return ShardedRows(
-        groups,
-        [RayShard(start_actor(RowShard, list(groups), shard, num_shards)) for shard in range(num_shards)],
-    )
+def _unpacked(answer: tuple[PackedKeys, PackedRows] | None) -> Refreshed | None:
+    if answer is None:
+        return None
+    positions, rows = answer[0].unpack(), answer[1].unpack()
+    return {name: (positions[name], rows[name]) for name in positions}
+
+
+def start_shards(
+    groups: Sequence[RowGroup], num_shards: int, begin: Begin | None = None, placement: Placement | None = None
+) -> list[RayShard]:
+    """A parameter server of ``num_shards`` actors; ShardedRows and WorkerRows are clients to it."""
+    begin = begin or Begin(start=Snapshot((0,), {}))
+    return [
+        RayShard(
+            start_actor(
+                RowShard,
+                list(groups),
+                shard,
+                num_shards,
+                begin,
+                threads=_THREADS,
+                placement=placement,
+                restarts=begin.again,
+            )
+        )
+        for shard in range(num_shards)
+    ]
+
+
+def check_started(shards: Sequence[RayShard]) -> None:
+    """Wait until all shards hold their rows; what kept one from it is raised."""
+    wait_all([shard.call("ready") for shard in shards])

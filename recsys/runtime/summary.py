@@ -5,6 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from recsys.datasets.audit import audit
 from recsys.features.state import FeatureState
 from recsys.hashing import Floats
 from recsys.models.recommender import Recommender
-from recsys.runtime.online import Progress, Trained
+from recsys.runtime.online import Trained
+from recsys.runtime.watching import Progress
 from recsys.serving import Lookup, Ranker
 from recsys.serving.ranker import Scorer, StateFeatures
 from recsys.training.baseline import RunningMeans
@@ -46,6 +48,8 @@ def summarize(trained: Trained) -> dict[str, Any]:
         "dead_letters": trained.join_counts["dead_letters"],
         "late_events": trained.join_counts["late_events"],
         "unknown_ids": trained.unknown_ids,
+        "recoveries": [asdict(recovery) for recovery in trained.recoveries],
+        "lost_steps": trained.lost_steps,
         "events_per_s": last.events / trained.seconds,
         "auc_last_half": last_half["auc"],
         "auc_baseline_last_half": baseline.over_last(0.5)["auc"],

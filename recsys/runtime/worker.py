@@ -1,8 +1,11 @@
 """Worker actors: read batches, predict, learn, push; report."""
 
+import contextlib
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +13,79 @@ import numpy as np
 import torch
 
 from recsys.batches.batch import LabelledBatch
-from recsys.batches.batches import BatchStream, ExampleFeed, TopicFeed
+from recsys.batches.batches import BatchStream, ExampleFeed, PositionedBatch, TopicFeed
+from recsys.errors import RecsysError
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.ps.client import ShardedRows
+from recsys.ps.worker import WorkerRows
+from recsys.rows.store import StreamPosition
 from recsys.runtime.events import Events, KafkaEvents
 from recsys.runtime.joiner import JoinerFeed
+from recsys.runtime.metrics import WorkerMetrics
+from recsys.runtime.near import near
 from recsys.runtime.shards import RayShard
-from recsys.streams.source import Position
 from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.predictions import PredictionLog
 from recsys.training.trainer import Trainer
 
 _RECENT = 5_000  # examples that the live AUC is taken over
 _LOOK_SECONDS = 0.5  # how old a status may be
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one worker is to do: train on the examples of some partitions, from a position, as number ``worker``.
+
+    Its first step is the one after ``step``: the shards expect it.
+    """
+
+    worker: int
+    blueprint: Blueprint
+    shards: Sequence[RayShard]
+    events: Events
+    joiners: Mapping[int, Any]  # partition -> actor
+    start: StreamPosition
+    predictions: Path
+    max_examples: int
+    max_seconds: float | None = None
+    idle_seconds: float | None = None
+    step: int = 0
 
 
 class WorkerActor:
     """Trains on its partitions' examples over the parameter server, until they end or it is stopped.
 
-    ``status``, ``mark`` and ``published`` are asked by others while ``run`` trains: they touch nothing that it changes
-    halfway. Figures are made by the training thread and replaced as a whole.
+    ``status``, ``mark``, ``logged`` and ``published`` are asked by others while ``run`` trains: they touch nothing that
+    it changes halfway. Figures are made by the training thread and replaced as a whole. Where nothing comes for a while
+    it leaves the others alone, and joins them again when something does.
     """
 
-    def __init__(
-        self,
-        events: Events,
-        joiners: dict[int, Any],
-        examples_from: Position,
-        blueprint: Blueprint,
-        shards: Sequence[RayShard],
-        predictions: Path,
-        max_examples: int,
-        max_seconds: float | None,
-        idle_seconds: float | None,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)  # cores are shared with the shards, and results do not depend on their number
-        recommender = Recommender(blueprint)
-        self._trainer = Trainer(recommender, ShardedRows(recommender.groups, shards))
-        self._feed = _feed(events, joiners, examples_from)
+        self._task = task
+        recommender = Recommender(task.blueprint)
+        shards = near(task.shards, recommender.groups)
+        self._rows = WorkerRows(recommender.groups, shards, worker=task.worker, step=task.step)
+        self._trainer = Trainer(recommender, self._rows, worker=task.worker, num_steps=task.step)
         self._batches = BatchStream(
-            self._feed,
-            blueprint.features,
-            max_examples=max_examples,
-            max_seconds=max_seconds,
-            idle_seconds=idle_seconds,
+            _feed(task),
+            task.blueprint.features,
+            max_examples=task.max_examples,
+            max_seconds=task.max_seconds,
+            idle_seconds=task.idle_seconds,
+            start=task.start,
         )
-        self._log = PredictionLog(predictions)
+        self._ready: deque[PositionedBatch] = deque()
+        self._log = PredictionLog(task.predictions, worker=task.worker, step=task.step)
+        self._log_is_free = threading.Condition()
+        self._metrics = WorkerMetrics(task.worker)
         self._recent = ProgressiveMetrics()
         self._unpublished: deque[tuple[int, np.ndarray]] = deque()  # (step, when its events were read)
         self._delays_ms: list[np.ndarray] = []
-        self._num_examples = self._num_unknown = 0
+        self._num_examples = self._num_unknown = 0  # of this worker's own
         self._time_ms = -1
+        self._taking: int | None = None  # the step under way
+        self._takes_part = True
         self._stopping = False
         self._look()
 
@@ -70,29 +95,45 @@ class WorkerActor:
     def run(self) -> None:
         """Train until the stream ends, or ``stop``."""
         try:
-            while not self._batches.finished and not self._stopping:
-                for batch in self._batches.poll():
-                    self._step(batch)
+            while not (self._finished or self._stopping):
+                self._read()
+                if self._ready and not self._takes_part:
+                    self._join()
+                if self._ready:
+                    self._step()
+                elif self._takes_part and self._batches.idle:
+                    self._leave()
                 if time.monotonic() - self._looked_at > _LOOK_SECONDS:
                     self._look()
+            if self._takes_part:
+                self._leave()
+        except BaseException:
+            with contextlib.suppress(RecsysError):
+                self._rows.leave()  # nobody shall wait for a worker that has failed
+            raise
         finally:
             self._look()
-            self._trainer.store.flush()
-            self._log.close()
+            with self._log_is_free:
+                self._log.close()
 
     def stop(self) -> None:
         """End ``run`` after the current batch."""
         self._stopping = True
 
-    def mark(self) -> tuple[int, int]:
-        """(steps done, event time reached): what a publication that starts now will contain."""
-        steps, time_ms = self._trainer.num_steps, self._time_ms
-        self._trainer.store.flush()
-        return steps, time_ms
+    def mark(self) -> int:
+        """The event time reached."""
+        return self._time_ms
 
-    def published(self, steps: int, at_ms: float) -> None:
-        """Everything up to ``steps`` was readable in Redis at ``at_ms``: note the delays since its events were read."""
-        while self._unpublished and self._unpublished[0][0] <= steps:
+    def logged(self, step: int) -> None:
+        """Answers when the predictions of this worker up to a step can be read, whatever becomes of it."""
+        with self._log_is_free:
+            self._log_is_free.wait_for(lambda: self._taking is None or self._taking > step)
+            if not self._log.closed:
+                self._log.flush()
+
+    def published(self, step: int, at_ms: float) -> None:
+        """Everything up to ``step`` was readable in Redis at ``at_ms``: note the delays since its events were read."""
+        while self._unpublished and self._unpublished[0][0] <= step:
             _, read_at_ms_B = self._unpublished.popleft()
             self._delays_ms.append(at_ms - read_at_ms_B)
 
@@ -104,16 +145,45 @@ class WorkerActor:
         """Milliseconds from an event's reading to its effect in Redis, one an example."""
         return np.concatenate(self._delays_ms) if self._delays_ms else np.empty(0)
 
-    def _step(self, batch: LabelledBatch) -> None:
-        result = self._trainer.step(batch)
-        self._unpublished.append((self._trainer.num_steps, batch.read_at_ms_B))
-        self._log.add(batch, result.probabilities_B)
+    @property
+    def _finished(self) -> bool:
+        return self._batches.finished and not self._ready
+
+    def _read(self) -> None:
+        """Have the next batch, and the one after it if it is there already: its rows are read ahead."""
+        if len(self._ready) < 2 and not self._batches.finished:
+            self._ready.extend(self._batches.poll(0.0 if self._ready else _POLL_SECONDS))
+
+    def _step(self) -> None:
+        batch, position = self._ready.popleft()
+        upcoming = self._ready[0].batch if self._ready else None
+        started, waited_before = time.perf_counter(), self._rows.waited_seconds
+        self._taking = self._rows.step + 1
+        result = self._trainer.step(batch, upcoming=upcoming, position=position)
+        self._metrics.step(time.perf_counter() - started, self._rows.waited_seconds - waited_before, batch.num_examples)
+        with self._log_is_free:
+            self._log.add(self._taking, batch, result.probabilities_B)
+            self._taking = None
+            self._log_is_free.notify_all()
+        self._note(batch, result.probabilities_B, result.num_unknown)
+
+    def _note(self, batch: LabelledBatch, probabilities_B: np.ndarray, num_unknown: int) -> None:
+        self._unpublished.append((self._rows.step, batch.read_at_ms_B))
         if self._recent.num_examples > 4 * _RECENT:
             self._recent = ProgressiveMetrics()
-        self._recent.add(time_ms=batch.times_ms_B, labels=batch.labels_B, probabilities=result.probabilities_B)
+        self._recent.add(time_ms=batch.times_ms_B, labels=batch.labels_B, probabilities=probabilities_B)
         self._num_examples += batch.num_examples
-        self._num_unknown += result.num_unknown
+        self._num_unknown += num_unknown
         self._time_ms = max(self._time_ms, int(batch.times_ms_B.max(initial=-1)))
+
+    def _join(self) -> None:
+        self._rows.join()
+        self._trainer.num_steps = self._rows.step
+        self._takes_part = True
+
+    def _leave(self) -> None:
+        self._rows.leave()
+        self._takes_part = False
 
     def _look(self) -> None:
         recent = self._recent.recent(_RECENT) if self._recent.num_examples else {}
@@ -121,15 +191,16 @@ class WorkerActor:
         self._status = {
             "examples": self._num_examples,
             "unknown_ids": self._num_unknown,
-            "finished": self._batches.finished,
+            "finished": self._finished,
             "time_ms": self._time_ms,
             "auc": recent.get("auc", float("nan")),
             "calibration": recent.get("calibration", float("nan")),
         }
 
 
-def _feed(events: Events, joiners: dict[int, Any], examples_from: Position) -> ExampleFeed:
+def _feed(task: Task) -> ExampleFeed:
     """The examples topic where there is a broker, else the joiners themselves."""
-    if isinstance(events, KafkaEvents):
-        return TopicFeed(events.open_examples(list(joiners), examples_from))
-    return JoinerFeed(joiners)
+    if isinstance(task.events, KafkaEvents):
+        offsets = {partition: offset for partition, (offset, _) in task.start.items()}
+        return TopicFeed(task.events.open_examples(list(task.joiners), offsets))
+    return JoinerFeed(task.joiners, task.start)

@@ -1,6 +1,6 @@
 """Play recorded events into a sink, as fast as it takes them or by a clock."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from recsys.errors import DataError
@@ -18,6 +18,13 @@ class ReplayCounts(NamedTuple):
     facts: int
 
 
+class Sent(NamedTuple):
+    """What a replay that was cut off has left in one partition."""
+
+    num_messages: int
+    last: bytes
+
+
 def replay(
     events: Iterable[tuple[str, Event]],
     sink: Sink,
@@ -26,6 +33,7 @@ def replay(
     facts_partitions: int | None = None,
     wait: Callable[[int], None] | None = None,
     closes: Collection[str] = (IMPRESSIONS, ACTIONS, FACTS),
+    sent: Mapping[Partition, Sent] | None = None,
 ) -> ReplayCounts:
     """Send ``(topic, event)`` pairs in the order given, then the end marker to all partitions of the topics that
     this ``closes``, and flush.
@@ -34,6 +42,9 @@ def replay(
     about (``facts_partitions``, by default as many as the others). Messages are keyed by that id as text.
     ``wait(time_ms)`` is called before each event and returns when its time has come. Raises DataError for a
     topic or event that is not one of these.
+
+    A replay of the same events that was cut off goes on: what it has ``sent`` is passed over, neither waited for nor
+    counted. Raises DataError where that is not how these events begin.
 
     >>> from recsys.streams.sink import MemorySink
     >>> sink = MemorySink()
@@ -48,18 +59,53 @@ def replay(
         FACTS: facts_partitions or num_partitions,
     }
     counts = dict.fromkeys(partitions, 0)
+    there = _AlreadyThere(sent or {})
     for topic, event in events:
         id, time_ms = _id_and_time(topic, event)
+        partition, payload = Partition(topic, partition_of(id, partitions[topic])), encode(event)
+        if there.passes(partition, payload):
+            continue
         if wait is not None:
             wait(time_ms)
-        partition = Partition(topic, partition_of(id, partitions[topic]))
-        sink.send(partition, encode(event), key=str(id).encode())
+        sink.send(partition, payload, key=str(id).encode())
         counts[topic] += 1
-    for topic in closes:
-        for index in range(partitions[topic]):
-            sink.send(Partition(topic, index), END_PAYLOAD)
+    for partition in (Partition(topic, index) for topic in closes for index in range(partitions[topic])):
+        if not there.passes(partition, END_PAYLOAD):
+            sink.send(partition, END_PAYLOAD)
     sink.flush()
+    there.check_passed()
     return ReplayCounts(**counts)
+
+
+class _AlreadyThere:
+    """Tells what an earlier replay has sent from what is to be sent yet: each partition's first so many messages."""
+
+    def __init__(self, sent: Mapping[Partition, Sent]) -> None:
+        self._sent = sent
+        self._left = {partition: number for partition, (number, _) in sent.items()}
+
+    def passes(self, partition: Partition, payload: bytes) -> bool:
+        """Whether the next message of a partition is there; DataError where another is the last one there."""
+        left = self._left.get(partition, 0)
+        if left == 0:
+            return False
+        if left == 1 and payload != self._sent[partition].last:
+            raise self._other(partition)
+        self._left[partition] = left - 1
+        return True
+
+    def check_passed(self) -> None:
+        """DataError where a partition held more than the events and the end marker."""
+        for partition, left in self._left.items():
+            if left:
+                raise self._other(partition)
+
+    def _other(self, partition: Partition) -> DataError:
+        held = self._sent[partition].num_messages
+        return DataError(
+            f"the {held} messages in {partition} are not the first {held} of this replay; go on with the data, limit "
+            "and number of partitions that it began with, in topics of its own"
+        )
 
 
 def _id_and_time(topic: str, event: Event) -> tuple[int | str, int]:

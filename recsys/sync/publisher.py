@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import redis
@@ -17,9 +17,8 @@ import redis
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
 from recsys.hashing import id_text
-from recsys.ps.dense import DENSE
-from recsys.rows.layout import Layout, pointer_key, tombstone, versioned
-from recsys.rows.store import Changes, RowStore
+from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
+from recsys.rows.store import DENSE, Changes, RowStore
 
 Write = tuple[bytes | str, bytes]  # key, versioned value
 
@@ -53,6 +52,27 @@ for i = 1, #KEYS do
 end
 return buried
 """
+
+
+@dataclass(frozen=True)
+class PublishedVersions:
+    """The newest numbers that a run has published under: one that goes on from an earlier point starts above them."""
+
+    newest_row: int
+    features: int
+
+
+def published_versions(redis_url: str, layout: Layout) -> PublishedVersions | None:
+    """What Redis holds of a run; None where it was never published. ServiceError where Redis does not answer."""
+    try:
+        client = redis.Redis.from_url(redis_url)
+        held: Any = client.get(layout.numbers_key)
+        described = client.exists(layout.meta_key)
+    except redis.RedisError as error:
+        raise ServiceError(f"Redis does not answer ({error}); start it again") from error
+    if held is None:
+        return PublishedVersions(0, 0) if described else None
+    return PublishedVersions(**json.loads(payload_of(held)))
 
 
 class FeatureFeed(Protocol):
@@ -140,19 +160,21 @@ class Publisher:
         """Serve this run from now on."""
         self._guarded(lambda: self._client.set(pointer_key(self._layout.model), self._layout.run))
 
-    def publish(self) -> Published:
-        """Write everything that changed since the last publication, then acknowledge it.
+    def publish(self, *, everything: bool = False) -> Published:
+        """Write what changed since the last publication, or ``everything``, then acknowledge it.
 
         Raises ServiceError where Redis does not answer; nothing is acknowledged then, the next call sends it again.
         """
         started = self._clock()
         time_ms = self._time_ms()
         feature_changes = [feed.changes(since) for feed, since in zip(self._feeds, self._stored, strict=True)]
-        changes = self._store.changes(_CONSUMER)
+        changes = self._store.changes(_CONSUMER, tuple(self._store.groups) if everything else ())
+        features = sum(part.sequence for part in feature_changes)
+        self._guarded(lambda: self._write_numbers(changes, features))
         users, items = self._guarded(lambda: self._write_features(feature_changes))
         rows, deletes = self._guarded(lambda: self._write_rows(changes))
-        version = sum(changes.cursor) + sum(part.sequence for part in feature_changes)
-        self._guarded(lambda: self._write_versions(version, changes, time_ms))
+        self._guarded(lambda: self._write_versions(changes, features, time_ms))
+        version = sum(changes.cursor) + features
         self._acknowledge(changes, feature_changes)
         return Published(version, rows, deletes, users, items, self._clock() - started)
 
@@ -205,8 +227,14 @@ class Publisher:
             if _has_history(user) or id_ not in self._with_history
         }
 
-    def _write_versions(self, version: int, changes: Changes, time_ms: int) -> None:
+    def _write_numbers(self, changes: Changes, features: int) -> None:
+        """First of all: who goes on from an earlier point begins above what may have been written."""
+        numbers = asdict(PublishedVersions(max(changes.cursor), features))
+        self._write([(self._layout.numbers_key, _json(numbers, sum(changes.cursor) + features))])
+
+    def _write_versions(self, changes: Changes, features: int, time_ms: int) -> None:
         """Last of all: a reader that sees this version finds everything of it."""
+        version = sum(changes.cursor) + features
         about = {
             "version": version,
             "rows": sum(changes.cursor),

@@ -102,8 +102,7 @@ def fit(
     history = []
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch])
-        for batch in batches_of(train, features, batch_size, order):
-            trainer.step(batch)
+        for _ in trainer.steps(batches_of(train, features, batch_size, order)):
             on_step(trainer.num_steps, steps)
         history.append(evaluate(trainer, valid))
         on_epoch(epoch, history[-1])

@@ -1,23 +1,26 @@
-"""The record of a run: every example's prediction, made before it was learned, as Parquet.
+"""The record of a run: every example's prediction, made before it was learned.
 
-Written as the run goes, so that memory stays flat and an audit can count by request id what was trained.
+Written as the run goes, so that memory stays flat and an audit can count by request id what was trained. One file a
+worker and start, of Arrow record batches one after the other: what was flushed is there, however the worker ends. Each
+prediction carries its step, so that a run which goes back to a step drops those after it.
 
 Shape suffixes: B examples of a batch, N predictions of a run.
 """
 
-from collections.abc import Sequence
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recsys.batches.batch import LabelledBatch
+from recsys.errors import DataError
 from recsys.hashing import Floats, id_text
 
 _SCHEMA = pa.schema(
     [
+        ("step", pa.int64()),
         ("request_id", pa.string()),
         ("user_id", pa.string()),
         ("item_id", pa.string()),
@@ -26,56 +29,102 @@ _SCHEMA = pa.schema(
         ("probability", pa.float32()),
     ]
 )
-_ROWS_PER_GROUP = 8192
+_ROWS_PER_WRITE = 8192
 
 
 class PredictionLog:
-    """Appends predictions to one file; it is readable after ``close``."""
+    """Appends a worker's predictions to a file of its own in ``folder``."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(path, _SCHEMA)
+    def __init__(self, folder: Path, *, worker: int = 0, step: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"worker-{worker:04}-after-{step:012}.arrow").open("xb")
+        self._writer = pa.ipc.new_stream(self._file, _SCHEMA)
         self._waiting: list[pa.RecordBatch] = []
         self._num_waiting = 0
 
-    def add(self, batch: LabelledBatch, probabilities_B: Floats) -> None:
-        """The predictions of one batch, in the order of the batch."""
+    def add(self, step: int, batch: LabelledBatch, probabilities_B: Floats) -> None:
+        """The predictions of one step, in the order of the batch."""
         columns = [
-            pa.array(batch.request_ids),
-            pa.array([id_text(id_) for id_ in batch.user_ids]),
-            pa.array([id_text(id_) for id_ in batch.item_ids]),
+            pa.array(np.full(batch.num_examples, step)),
+            pa.array(batch.request_ids, pa.string()),
+            pa.array([id_text(id_) for id_ in batch.user_ids], pa.string()),
+            pa.array([id_text(id_) for id_ in batch.item_ids], pa.string()),
             pa.array(batch.times_ms_B),
             pa.array(batch.labels_B),
             pa.array(probabilities_B),
         ]
         self._waiting.append(pa.record_batch(columns, schema=_SCHEMA))
         self._num_waiting += batch.num_examples
-        if self._num_waiting >= _ROWS_PER_GROUP:
-            self._write()
+        if self._num_waiting >= _ROWS_PER_WRITE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Whatever becomes of this process, what was added can be read."""
+        waiting, self._waiting, self._num_waiting = self._waiting, [], 0
+        if waiting:
+            self._writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
+        self._file.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is finished."""
+        return self._file.closed
 
     def close(self) -> None:
         """Finish the file."""
-        self._write()
+        self.flush()
         self._writer.close()
-
-    def _write(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting))
-        self._waiting, self._num_waiting = [], 0
+        self._file.close()
 
 
-def read_predictions(paths: Sequence[Path]) -> pa.Table:
-    """All predictions; of several workers in the order of event time, of one in the order learned.
+def read_predictions(folder: Path) -> pa.Table:
+    """All predictions in the order of their steps, those of one step in worker order; DataError where there are none.
 
     ``user_id`` and ``item_id`` are unions of int64 and string: 7 and "7" come back as they were.
     """
-    table = pa.concat_tables([pq.read_table(path) for path in paths])
-    if len(paths) > 1:
-        table = table.sort_by("time_ms")
+    paths = _files(folder)
+    if not paths:
+        raise DataError(f"no predictions in {folder}; give the folder of a run that has learned something")
+    table = pa.concat_tables([_read(path) for path in paths])
+    table = table.take(pc.sort_indices(table, [("step", "ascending")])).drop_columns("step").combine_chunks()
     for name in ("user_id", "item_id"):
         at = table.schema.get_field_index(name)
         table = table.set_column(at, name, _ids(table.column(name).combine_chunks()))
     return table
+
+
+def drop_predictions(folder: Path, after: int) -> int:
+    """Go back to a step: predictions of later ones were not made. Returns how many were dropped."""
+    dropped = 0
+    for path in _files(folder):
+        table = _read(path)
+        kept = table.filter(pc.field("step") <= after)
+        dropped += table.num_rows - kept.num_rows
+        if kept.num_rows == 0:
+            path.unlink()
+            continue
+        beside = path.with_suffix(".writing")
+        with pa.OSFile(str(beside), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+            writer.write_table(kept)
+        os.replace(beside, path)
+    return dropped
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("worker-*.arrow"))
+
+
+def _read(path: Path) -> pa.Table:
+    """What was written whole: a worker that was killed may have left half a message at the end."""
+    batches: list[pa.RecordBatch] = []
+    try:
+        with pa.ipc.open_stream(path.read_bytes()) as reader:
+            for batch in reader:
+                batch.validate(full=True)
+                batches.append(batch)
+    except (pa.ArrowInvalid, OSError):
+        pass
+    return pa.Table.from_batches(batches, _SCHEMA)
 
 
 def _ids(texts_N: pa.Array) -> pa.Array:

@@ -1,15 +1,19 @@
 """The one training loop: predict, then learn, then push. Batch jobs and online workers run the same step."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from recsys import hashing
 from recsys.batches.batch import LabelledBatch
 from recsys.hashing import Floats
-from recsys.models.recommender import Recommender
+from recsys.models.recommender import Planned, Recommender
 from recsys.ps.dense import DENSE
-from recsys.rows.store import RowStore
+from recsys.rows.store import RowStore, StreamPosition
 
 
 @dataclass(frozen=True)
@@ -22,35 +26,68 @@ class StepResult:
 
 
 class Trainer:
-    """Trains a recommender on batches over a row store, wherever its rows live."""
+    """Trains a recommender on batches over a row store, wherever its rows live.
 
-    def __init__(self, recommender: Recommender, store: RowStore) -> None:
+    ``num_steps`` counts steps. What one draws at random follows from the blueprint's seed, ``worker`` and its number.
+    """
+
+    def __init__(self, recommender: Recommender, store: RowStore, *, worker: int = 0, num_steps: int = 0) -> None:
         self.recommender, self.store = recommender, store
-        self.num_steps = 0
+        self.worker, self.num_steps = worker, num_steps
+        self._upcoming: Planned | None = None
+        self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
 
     def start(self) -> None:
         """Give a new store its dense parameters."""
         self.store.restore(self.recommender.start_state())
 
-    def step(self, batch: LabelledBatch) -> StepResult:
+    def step(
+        self, batch: LabelledBatch, *, upcoming: LabelledBatch | None = None, position: StreamPosition | None = None
+    ) -> StepResult:
         """Pull the batch's rows, predict, learn from the labels, push the gradients.
 
-        The predictions are those of before the learning: progressive evaluation needs no second pass.
+        The predictions are those of before the learning: progressive evaluation needs no second pass. Rows of the
+        ``upcoming`` batch, where it is known, are read meanwhile. ``position`` is where the stream stands afterwards.
         """
-        planned = self.recommender.plan(batch)
+        planned = self._planned(batch)
         rows = self.store.pull(planned.keys)
+        if upcoming is not None:
+            self._upcoming = self.recommender.plan(upcoming)
+            self.store.prefetch(self._upcoming.keys)
+        self._seed_step()
         logits_B, looked = self.recommender(planned, rows)
         loss = self._loss(logits_B, batch)
         loss.backward()
         gradients = {**looked.gradients(), DENSE: self.recommender.dense.gradients()}
-        self.store.push(gradients, int(batch.times_ms_B.max(initial=0)))
+        self.store.push(
+            gradients,
+            int(batch.times_ms_B.max(initial=0)),
+            weight=float(batch.weights_B.sum()),
+            position=position,
+        )
         self.num_steps += 1
         with torch.no_grad():
             return StepResult(torch.sigmoid(logits_B).numpy(), loss.item(), planned.num_unknown)
 
+    def steps(self, batches: Iterable[LabelledBatch]) -> Iterator[StepResult]:
+        """A step for each batch, the rows of the next one read meanwhile."""
+        for batch, upcoming in pairwise(chain(batches, [None])):
+            assert batch is not None
+            yield self.step(batch, upcoming=upcoming)
+
     def predict(self, batch: LabelledBatch) -> Floats:
         """Probabilities (B,), learning nothing."""
         return self.recommender.predict(batch, self.store)
+
+    def _planned(self, batch: LabelledBatch) -> Planned:
+        planned, self._upcoming = self._upcoming, None
+        return planned if planned is not None and planned.batch is batch else self.recommender.plan(batch)
+
+    def _seed_step(self) -> None:
+        """Let dropout draw by (seed, worker, step): a run that goes on from a checkpoint draws what it would have."""
+        if self._draws:
+            seed = self.recommender.blueprint.seed
+            torch.manual_seed(hashing.seed_of(seed, "step", self.worker, self.num_steps))
 
     def _loss(self, logits_B: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
         losses_B = functional.binary_cross_entropy_with_logits(

@@ -127,13 +127,17 @@ def joined_stream(
     clock: Callable[[], float] | None = None,
     times: StreamTimes | None = None,
     features: Sequence[Feature] = FEATURES,
+    partitions: Sequence[int] | None = None,
+    restored: Sequence[dict[str, Any]] = (),
+    config: JoinConfig = CONFIG,
 ) -> tuple[JoinedStream, MemorySink]:
-    """A stream over all partitions, and the sink of its dead letters."""
+    """A stream over all partitions, or some, and the sink of its dead letters."""
     letters = MemorySink()
     stream = JoinedStream(
         source,
-        partitions=range(num_partitions),
-        config=CONFIG,
+        partitions=range(num_partitions) if partitions is None else partitions,
+        restored=restored,
+        config=config,
         features=features,
         dead_letters=DeadLetters(letters),
         times=times,

@@ -12,9 +12,9 @@ from joined_timeline import FEATURES as TIMELINE_FEATURES
 from joined_timeline import Clock, expected_examples, in_lists, memory_stream, timeline
 
 from recsys.batches.batch import LabelledBatch
-from recsys.batches.batches import BatchStream, TopicFeed
+from recsys.batches.batches import BatchStream, Fed, PositionedBatch, StreamPosition, TopicFeed
 from recsys.batches.examples import Example, ExampleRows, encode_rows, example_schema, to_rows
-from recsys.batches.joined import StreamTimes
+from recsys.batches.joined import JoinedStream, StreamTimes
 from recsys.batches.merge import FOREVER
 from recsys.errors import DataError
 from recsys.events import ACTIONS, END, END_PAYLOAD, EXAMPLES, FACTS, IMPRESSIONS, EndMarker, Impression
@@ -29,22 +29,34 @@ Key = tuple[int, int, int]  # emission time, partition, offset
 
 
 class Chunks:
-    """A feed that hands out prepared chunks, one a poll, of the partitions that are asked for."""
+    """A feed that hands out prepared chunks, one a poll, of the partitions that are asked for, from offsets on."""
 
-    def __init__(self, chunks: Sequence[Part], num_partitions: int) -> None:
+    def __init__(self, chunks: Sequence[Part], num_partitions: int, start: StreamPosition | None = None) -> None:
         self.partitions = tuple(range(num_partitions))
-        self.chunks = list(chunks)
+        offsets = dict.fromkeys(self.partitions, 0)
+        self.chunks: list[Fed] = []
+        for index, part in chunks:
+            if offsets[index] >= (start or {}).get(index, (0, 0))[0]:
+                self.chunks.append((index, part, offsets[index]))
+            offsets[index] += 1
         self.asked: list[list[int]] = []
 
-    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Part]:
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
         self.asked.append(sorted(only))
-        for place, (index, _) in enumerate(self.chunks):
+        for place, (index, _, _) in enumerate(self.chunks):
             if index in only:
                 return [self.chunks.pop(place)]
         return []
 
-    def lag(self) -> int:
-        return len(self.chunks)
+
+class InProcess:
+    """A joiner in this process as a feed."""
+
+    def __init__(self, stream: JoinedStream) -> None:
+        self._stream, self.partitions = stream, stream.partitions
+
+    def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
+        return [(index, part, 0) for index, part in self._stream.poll(only, timeout_seconds)]
 
 
 def rows(keys: Sequence[Key], watermark_ms: int) -> ExampleRows:
@@ -52,7 +64,7 @@ def rows(keys: Sequence[Key], watermark_ms: int) -> ExampleRows:
         Example(f"{index}-{offset}", index, offset, time_ms, time_ms, 0.0, {"item": [offset]})
         for time_ms, index, offset in keys
     ]
-    return to_rows(examples, SCHEMA, watermark_ms)
+    return to_rows(examples, SCHEMA, watermark_ms, first=keys[0][2] if keys else 0)
 
 
 def in_chunks(times: Sequence[Sequence[int]], draw: random.Random) -> list[Part]:
@@ -84,7 +96,7 @@ def run(stream: BatchStream) -> Iterator[LabelledBatch]:
     for _ in range(10_000):
         if stream.finished:
             return
-        yield from stream.poll(0)
+        yield from (batch for batch, _ in stream.poll(0))
     pytest.fail("the stream did not end")
 
 
@@ -116,12 +128,43 @@ def test_any_chunking_gives_the_same_batches(times, max_examples: int, max_ms: i
     assert stream.finished and list(stream.poll(0)) == []
 
 
+@settings(deadline=None)
+@given(TIMES, st.integers(1, 6), st.none() | st.integers(0, 8), st.integers(0, 40), st.randoms(use_true_random=False))
+def test_from_a_position_the_batches_go_on_as_if_nothing_had_happened(times, max_examples, max_ms, at, draw) -> None:
+    """Read again from the position, in other pieces and with some examples sent twice."""
+    chunks = in_chunks(times, draw)
+    limits: dict[str, Any] = {"max_examples": max_examples, "max_seconds": None if max_ms is None else max_ms / 1000}
+    whole = BatchStream(Chunks(chunks, len(times)), FEATURES, **limits)
+    seen: list[PositionedBatch] = []
+    for _ in range(10_000):
+        if whole.finished:
+            break
+        seen += whole.poll(0)
+    if not seen:
+        return
+    at %= len(seen)
+    position = seen[at].position
+    assert set(position) == set(range(len(times)))
+    doubled = [again for chunk in chunks for again in ([chunk, chunk] if draw.random() < 0.3 else [chunk])]
+    offsets = {index: (0 if doubled is not chunks else offset, num) for index, (offset, num) in position.items()}
+    for start, source in ((position, chunks), (offsets, doubled)):
+        resumed = BatchStream(Chunks(source, len(times), start), FEATURES, **limits, start=start)
+        assert [keys_of(batch) for batch in run(resumed)] == [keys_of(batch) for batch, _ in seen[at + 1 :]]
+
+
+def test_missing_examples_are_an_error() -> None:
+    stream = stream_of([(0, rows([(1, 0, 0)], 1)), (0, rows([(2, 0, 5)], 2))])
+    list(stream.poll(0))
+    with pytest.raises(DataError, match="examples 1 to 4 of partition 0 are missing"):
+        list(stream.poll(0))
+
+
 def stream_of(chunks: Sequence[Part], num_partitions: int = 1, **limits: Any) -> BatchStream:
     return BatchStream(Chunks(chunks, num_partitions), FEATURES, **{"max_examples": 3, **limits})
 
 
 def polled(stream: BatchStream) -> list[list[int]]:
-    return [[key[0] for key in keys_of(batch)] for batch in stream.poll(0)]
+    return [[key[0] for key in keys_of(batch)] for batch, _ in stream.poll(0)]
 
 
 def test_a_batch_is_handed_out_when_it_is_full() -> None:
@@ -159,6 +202,30 @@ def test_an_example_waits_for_partitions_that_may_come_before_it() -> None:
     assert stream.finished
 
 
+def test_live_a_silent_partition_holds_nobody_back_and_silence_closes_a_batch() -> None:
+    clock = Clock()
+    chunks = [(1, rows([(5, 1, 0), (6, 1, 1)], 6)), (0, rows([(4, 0, 0)], 4))]
+    stream = stream_of(chunks, 2, max_examples=2, idle_seconds=2, clock=clock)
+    assert polled(stream) == []
+    clock.seconds += 1.5
+    assert polled(stream) == [] and not stream.idle
+    clock.seconds += 1  # partition 1 has been silent for longer, and waits for the other
+    assert polled(stream) == [] and not stream.idle
+    clock.seconds += 1.5
+    assert polled(stream) == [[4, 5]] and not stream.idle
+    assert polled(stream) == [[6]] and stream.idle
+    assert stream.position() == {0: (0, 1), 1: (0, 2)}
+    assert not stream.finished and polled(stream) == []
+
+
+def test_a_stream_without_idle_seconds_waits_for_ever() -> None:
+    clock = Clock()
+    stream = stream_of([(0, rows([(5, 0, 0)], 5))], 2, clock=clock)
+    for _ in range(3):
+        clock.seconds += 1000
+        assert polled(stream) == [] and not stream.idle
+
+
 def test_a_partition_far_ahead_is_not_read_on() -> None:
     feed = Chunks([(1, rows([(time_ms, 1, time_ms) for time_ms in range(20_000)], 19_999)), (0, END), (1, END)], 2)
     stream = BatchStream(feed, FEATURES, max_examples=8_192)
@@ -190,9 +257,8 @@ def test_in_process_and_over_the_topic_the_batches_are_the_same(num_partitions: 
     events = timeline()
     examples = expected_examples(events)
     limits: dict[str, Any] = {"max_examples": 16, "max_seconds": 30}
-    in_process = BatchStream(
-        memory_stream(in_lists(events, num_partitions), num_partitions), TIMELINE_FEATURES, **limits
-    )
+    joiner = memory_stream(in_lists(events, num_partitions), num_partitions)
+    in_process = BatchStream(InProcess(joiner), TIMELINE_FEATURES, **limits)
     messages = {Partition(EXAMPLES, index): [] for index in range(num_partitions)}
     joined = memory_stream(in_lists(events, num_partitions), num_partitions)
     for _ in range(500):
@@ -221,10 +287,10 @@ def test_a_partition_without_users_does_not_stop_the_batches() -> None:
     lists = {Partition(topic, index): [] for topic in (IMPRESSIONS, ACTIONS, FACTS) for index in (0, 1)}
     clock = Clock()
     joined = memory_stream(lists, 2, clock=clock, times=StreamTimes(idle_seconds=30))
-    stream = BatchStream(joined, TIMELINE_FEATURES, max_examples=2)
+    stream = BatchStream(InProcess(joined), TIMELINE_FEATURES, max_examples=2)
     lists[Partition(IMPRESSIONS, 0)] += [Impression(f"r{n}", 1, 2, 20_000 * n) for n in range(5)]
     assert list(stream.poll(0)) == []
     clock.seconds += 31
     lists[Partition(IMPRESSIONS, 0)].append(Impression("r5", 1, 2, 100_000))
-    batches = [batch for _ in range(3) for batch in stream.poll(0)]
+    batches = [batch for _ in range(3) for batch, _ in stream.poll(0)]
     assert [list(batch.request_ids) for batch in batches] == [["r0", "r1"], ["r2", "r3"]]

@@ -24,8 +24,11 @@ from hypothesis.stateful import (
 
 from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
+from recsys.ps.steps import Steps
+from recsys.ps.worker import WorkerRows
 from recsys.rows.initial import Initial
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad
@@ -47,8 +50,23 @@ def sharded(num_shards: int) -> Build:
     return build
 
 
+def worker_of(num_shards: int) -> Build:
+    """A worker's client, alone with its shards."""
+
+    def build(groups: Sequence[RowGroup]) -> RowStore:
+        shards = []
+        for shard in range(num_shards):
+            store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
+            shards.append(LocalShard(store, Steps(store, members={0: 1})))
+        return WorkerRows(groups, shards)
+
+    return build
+
+
 STORES: dict[str, Build] = {
     "local": LocalRows,
+    "a worker's 1 shard": worker_of(1),
+    "a worker's 2 shards": worker_of(2),
     "1 shard": sharded(1),
     "2 shards": sharded(2),
     "3 shards": sharded(3),

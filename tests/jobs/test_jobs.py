@@ -65,9 +65,9 @@ def test_online_leaves_summary_report_and_checkpoint(online_run: Path) -> None:
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (600, 0, 0)
     assert {path.name for path in online_run.iterdir()} >= {
         "report.html",
-        "checkpoint",
+        "checkpoints",
         "redis",
-        "predictions-0.parquet",
+        "predictions",
     }
 
 

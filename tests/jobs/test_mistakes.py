@@ -113,6 +113,17 @@ def taken_port() -> Iterator[int]:
             ["events_per_second=0: give a number above 0"],
         ),
         ("prepare", ["data.name=5"], ["data.name=5: give text"]),
+        ("submit", ["table=full"], ["job is not given; set job="]),
+        ("submit", ["job=onlin"], ["unknown job 'onlin'; known: demo, lookup, online,"]),
+        ("submit", ["job=submit"], ["unknown job 'submit'"]),
+        ("submit", ["job=online", "follow=maybe"], ["follow='maybe': give true or false"]),
+        ("submit", ["job=online", "address=127.0.0.1:8265"], ["address=127.0.0.1:8265 is no job server's", "http://"]),
+        ("submit", ["job=online", "address=http://:8265"], ["address=http://:8265 is no job server's"]),
+        (
+            "submit",
+            ["job=online", "address=http://127.0.0.1:1"],
+            ["no job server answers at http://127.0.0.1:1 ([Errno 111] Connection refused)"],
+        ),
         ("online", ["store=local"], ["store.kind=local", "store=ray"]),
         ("online", ["optimizer.rows.learning_rate=-1"], ["learning_rate", "-1"]),
         ("online", ["serving.row_format=int4"], ["int4", "float16"]),
@@ -125,7 +136,7 @@ def taken_port() -> Iterator[int]:
         ("rank", ["user=7", "redis.url=redis://127.0.0.1:1/0"], ["redis://127.0.0.1:1/0", "does not answer"]),
         ("rank", ["user=7", "redis.url=http://x"], ["http://x"]),
         ("replay", ["kafka.bootstrap_servers=127.0.0.1:1"], ["127.0.0.1:1"]),
-        ("publish", ["run=nowhere"], ["nowhere", "manifest.json"]),
+        ("publish", ["run=nowhere"], ["nowhere", "no checkpoint in"]),
     ],
 )
 def test_one_line_and_status_2(

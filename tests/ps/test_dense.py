@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.dense import DENSE, ROW_WIDTH, DenseParameters
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Adam
 from recsys.rows.store import RowStore, Snapshot

@@ -12,9 +12,10 @@ from torch.nn import functional
 from recsys.batches.batch import Bag, LabelledBatch
 from recsys.features.declarations import Feature
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.dense import DENSE
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.local import LocalRows
 from recsys.rows.store import RowStore
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from recsys.hashing import Floats
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Optimizer, RowWiseAdagrad
 from recsys.rows.schedules import Cosine

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows import deletes
 from recsys.rows.deletes import DeleteLog
 from recsys.rows.initial import Initial

@@ -1,6 +1,9 @@
-"""Snapshots in files: whole and incremental, against the store they came from; links that are missing or altered."""
+"""Snapshots in files: whole and incremental, against the store they came from; files that are missing or altered."""
 
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.errors import DataError
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.errors import DataError, ServiceError
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
-from recsys.rows.files import apply, load_rows, save_rows
+from recsys.ps.shard import LocalShard
+from recsys.rows.files import apply, read_part, write_part
+from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Adam, RowWiseAdagrad
 from recsys.rows.policies import Eviction, FrequencyAdmission
-from recsys.rows.store import GroupSnapshot, RowGroup, RowStore, Snapshot
+from recsys.rows.store import Cursor, GroupSnapshot, RowGroup, RowStore, Snapshot
 
 GROUPS = [
     RowGroup(name="plain", width=3, optimizer=RowWiseAdagrad(learning_rate=0.1)),
@@ -61,11 +66,17 @@ def train(store: RowStore, steps: range) -> None:
         store.delete({group.name: generator.integers(0, 100, 3) for group in GROUPS})
 
 
-def saved(store: RowStore, folder: Path, base: Path | None = None, since: Any = None) -> Any:
+def saved(store: RowStore, folder: Folder, prefix: str, since: Cursor | None = None) -> dict[str, Any]:
+    """A part of everything, or of what changed since; as it is after a manifest has carried it."""
     snapshot = store.snapshot(since)
-    save_rows(folder, snapshot, base)
+    described = write_part(folder, prefix, snapshot)
     store.acknowledge(CHECKPOINT, snapshot.cursor)
-    return snapshot.cursor
+    assert json.loads(json.dumps(described)) == described
+    return described
+
+
+def loaded(folder: Folder, chain: list[dict[str, Any]]) -> Snapshot:
+    return reduce(apply, [read_part(folder, described) for described in chain])
 
 
 def columns(group: GroupSnapshot) -> dict[str, Any]:
@@ -92,32 +103,39 @@ def assert_same(one: Snapshot, other: Snapshot) -> None:
         assert columns(one.groups[name]) == columns(other.groups[name])
 
 
-def test_a_whole_snapshot_comes_back(tmp_path: Path, build: Callable[[], RowStore]) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder.of(tmp_path)
+
+
+def test_a_whole_snapshot_comes_back(folder: Folder, build: Callable[[], RowStore]) -> None:
     store = build()
     train(store, range(20))
-    saved(store, tmp_path / "a")
-    assert_same(load_rows(tmp_path / "a"), store.snapshot())
-    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+    described = saved(store, folder, "a")
+    assert_same(read_part(folder, described), store.snapshot())
     assert len(store.snapshot().groups["rich/../é"].candidate_keys_C) > 0
+    assert folder.sizes() == {name: sums["bytes"] for name, sums in described["files"].items()}
+    assert folder.names() == ["a-candidates-1.parquet", "a-rows-0.parquet", "a-rows-1.parquet", "a-rows-2.parquet"]
 
 
 @pytest.mark.parametrize("target", list(STORES))
-def test_a_chain_of_increments_is_the_store(tmp_path: Path, build: Callable[[], RowStore], target: str) -> None:
+def test_a_chain_of_increments_is_the_store(folder: Folder, build: Callable[[], RowStore], target: str) -> None:
     """And training goes on from it as from the store, on any split of the keys."""
     store = build()
     train(store, range(10))
-    cursor = saved(store, tmp_path / "0")
+    chain = [saved(store, folder, "0")]
     for link in range(1, 4):
         train(store, range(10 * link, 10 * link + 3))
         if link == 2:
             store.push({}, 0)
-        cursor = saved(store, tmp_path / str(link), tmp_path / str(link - 1), cursor)
+        chain.append(saved(store, folder, str(link), tuple(chain[-1]["cursor"])))
+        assert chain[-1]["since"] == chain[-2]["cursor"]
     whole = store.snapshot()
-    assert_same(load_rows(tmp_path / "3"), whole)
-    increment = pq.read_table(tmp_path / "3" / "rows-2.parquet")
+    assert_same(loaded(folder, chain), whole)
+    increment = pq.read_table(f"{folder}/3-rows-2.parquet")
     assert 0 < increment.num_rows < len(whole.groups["array"].keys_U)
     other = STORES[target]()
-    other.restore(load_rows(tmp_path / "3"))
+    other.restore(loaded(folder, chain))
     for each in (store, other):
         train(each, range(50, 56))
     one, two = store.snapshot(), other.snapshot()
@@ -125,17 +143,31 @@ def test_a_chain_of_increments_is_the_store(tmp_path: Path, build: Callable[[], 
         assert columns(one.groups[name]) == columns(two.groups[name])
 
 
-def test_a_chain_saved_again_is_one_whole_snapshot(tmp_path: Path, build: Callable[[], RowStore]) -> None:
+def test_a_chain_saved_again_is_one_whole_snapshot(folder: Folder, build: Callable[[], RowStore]) -> None:
     store = build()
     train(store, range(5))
-    cursor = saved(store, tmp_path / "0")
+    whole = saved(store, folder, "0")
     train(store, range(5, 8))
-    saved(store, tmp_path / "1", tmp_path / "0", cursor)
-    save_rows(tmp_path / "compact", load_rows(tmp_path / "1"))
-    for folder in ("0", "1"):
-        for path in (tmp_path / folder).iterdir():
-            path.unlink()
-    assert_same(load_rows(tmp_path / "compact"), store.snapshot())
+    chain = [whole, saved(store, folder, "1", tuple(whole["cursor"]))]
+    compact = write_part(folder, "compact", loaded(folder, chain))
+    for described in chain:
+        for name in described["files"]:
+            folder.remove_file(name)
+    assert_same(read_part(folder, compact), store.snapshot())
+
+
+def test_several_write_to_one_folder_at_once(folder: Folder) -> None:
+    """As shards do, each from its own thread; 1 and 10 have names of their own."""
+    stores = []
+    for seed in range(12):
+        stores.append(LocalRows(GROUPS))
+        train(stores[-1], range(seed, seed + 2))
+    snapshots = [store.snapshot() for store in stores]
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(partial(write_part, folder), [f"shard-{at}" for at in range(12)], snapshots))
+    assert len({name for part in parts for name in part["files"]}) == len(folder.names())
+    for part, snapshot in zip(parts, snapshots, strict=True):
+        assert_same(read_part(folder, part), snapshot)
 
 
 def test_deletions_that_are_not_remembered_make_the_snapshot_whole(build: Callable[[], RowStore]) -> None:
@@ -167,53 +199,53 @@ def test_an_increment_is_applied_to_its_base() -> None:
 # --- what can go wrong
 
 
-@pytest.fixture
-def chain(tmp_path: Path) -> Path:
-    """Three folders: 0, and 1 and 2 that add to the one before."""
-    store = LocalRows(GROUPS)
-    cursor, base = None, None
-    for link in range(3):
-        train(store, range(3 * link, 3 * link + 3))
-        cursor = saved(store, tmp_path / str(link), base, cursor)
-        base = tmp_path / str(link)
-    return tmp_path
-
-
-@pytest.mark.parametrize("folder", ["0", "1", "2"])
-def test_an_altered_file_anywhere_in_the_chain_is_named(chain: Path, folder: str) -> None:
-    path = chain / folder / "rows-1.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=rf"{path} is missing or altered; restore it"):
-        load_rows(chain / "2")
-
-
-def test_a_missing_base_and_another_in_its_place(chain: Path) -> None:
-    (chain / "1").rename(chain / "gone")
-    with pytest.raises(DataError, match=rf"adds to {chain / '1'}, which is missing or another one"):
-        load_rows(chain / "2")
-    store = LocalRows(GROUPS)
-    train(store, range(1))
-    save_rows(chain / "1", store.snapshot())
-    with pytest.raises(DataError, match="missing or another one; restore it, or a later whole one"):
-        load_rows(chain / "2")
-
-
-def test_an_increment_needs_the_base_of_its_instant(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "one bit", "longer", "another's"])
+def test_a_damaged_file_is_named(folder: Folder, damage: str) -> None:
     store = LocalRows(GROUPS)
     train(store, range(3))
-    cursor = store.snapshot().cursor
-    store.acknowledge(CHECKPOINT, cursor)
-    train(store, range(3, 4))
-    increment = store.snapshot(cursor)
-    with pytest.raises(DataError, match="need the folder of that instant, beside"):
-        save_rows(chain / "3", increment)
-    with pytest.raises(DataError, match="need the folder of that instant, beside"):
-        save_rows(tmp_path_factory.mktemp("elsewhere") / "3", increment, chain / "0")
-    with pytest.raises(DataError, match=r"is of \(.*,\), the increment of after"):
-        save_rows(chain / "3", increment, chain / "2")
-    assert not (chain / "3").exists()
+    whole = saved(store, folder, "0")
+    train(store, range(3, 5))
+    described = saved(store, folder, "1", tuple(whole["cursor"]))
+    names = list(described["files"])
+    assert {name.split("-")[1] for name in names} == {"rows", "candidates", "deleted"}
+    for name in names:
+        path, other = Path(f"{folder}/{name}"), Path(f"{folder}/{names[names.index(name) - 1]}")
+        intact = path.read_bytes()
+        damaged = {
+            "truncated": intact[:-1],
+            "empty": b"",
+            "one bit": flipped(intact, len(intact) // 2),
+            "longer": intact + b"\0",
+            "another's": other.read_bytes(),
+        }
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(damaged[damage])
+        with pytest.raises(DataError) as raised:
+            read_part(folder, described)
+        assert str(raised.value).startswith(f"{path} is {'missing' if damage == 'missing' else 'altered (it'}")
+        path.write_bytes(intact)
+    read_part(folder, described)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_a_part_that_can_not_be_written_leaves_nothing(folder: Folder) -> None:
+    """So that a full disk has room again. Other parts stay."""
+    store = LocalRows(GROUPS)
+    train(store, range(3))
+    other = saved(store, folder, "other")
+    names = folder.names()
+    for refused in ("a-rows-0", "a-candidates-1", "a-rows-2"):
+        full = Path(f"{folder}/{refused}.parquet")
+        full.symlink_to("/dev/full")
+        with pytest.raises(ServiceError, match=f"could not write {full}: No space left on device"):
+            write_part(folder, "a", store.snapshot())
+        assert folder.names() == names
+    assert_same(read_part(folder, other), store.snapshot())
 
 
 def test_an_increment_alone_is_not_restored(build: Callable[[], RowStore]) -> None:
@@ -226,8 +258,3 @@ def test_an_increment_alone_is_not_restored(build: Callable[[], RowStore]) -> No
     with pytest.raises(DataError, match=r"holds what changed after .*; apply it to that one, then restore"):
         store.restore(store.snapshot(cursor))
     assert_same(store.snapshot(), before)
-
-
-def test_no_snapshot_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no snapshot in .*: manifest\.json is not there"):
-        load_rows(tmp_path / "nothing")

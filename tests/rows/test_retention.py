@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from recsys.errors import ConfigError, DataError
 from recsys.fields import build
 from recsys.hashing import Keys
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.candidates import CELLS, Candidates
 from recsys.rows.clock import EventClock
 from recsys.rows.collisionless import CollisionlessIndex

@@ -23,8 +23,9 @@ from store_model import Model, guarded_group
 from test_collisionless_index import OTHERS, colliding
 
 from recsys.hashing import Keys
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.local import LocalRows
 from recsys.rows.store import RowStore, Snapshot
 

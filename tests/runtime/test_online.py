@@ -19,10 +19,11 @@ from recsys.events import ACTIONS, FACTS, IMPRESSIONS
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.events import KafkaEvents
 from recsys.runtime.latest import open_redis
-from recsys.runtime.online import Progress, train_online
+from recsys.runtime.online import train_online
 from recsys.runtime.replaying import send_paced
 from recsys.runtime.settings import OnlineSettings, Topology, build_settings
 from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
+from recsys.runtime.watching import Progress
 from recsys.serving import Lookup, Ranker
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
@@ -167,7 +168,7 @@ def test_without_redis_at_the_end_what_was_learned_is_saved(
     at_its_end = r"Redis did not take .* python -m jobs.publish run="
     with pytest.raises(ServiceError, match=at_its_end), train_online(run, print, stop_redis):
         raise AssertionError("nothing was published")
-    checkpoint = load_checkpoint(run.folder / "checkpoint")
+    checkpoint = load_checkpoint(run.folder / "checkpoints")
     assert checkpoint.about["finished"]
     assert len(checkpoint.rows.groups["item"].keys_U) == 60
 
@@ -188,10 +189,10 @@ def test_without_kafka_half_way_what_was_learned_is_saved(
             if progress.examples:
                 kafka.stop()
 
-        its_own = rf"Kafka at .* what was learned is in {run.folder}/checkpoint"
+        its_own = rf"Kafka at .* what was learned is in {run.folder}: go on with resume="
         with pytest.raises(ServiceError, match=its_own), train_online(run, print, stop_kafka):
             raise AssertionError("the stream has no end")
-    checkpoint = load_checkpoint(run.folder / "checkpoint")
+    checkpoint = load_checkpoint(run.folder / "checkpoints")
     assert not checkpoint.about["finished"]
     assert len(checkpoint.rows.groups["user"].keys_U) > 0
 
@@ -203,12 +204,12 @@ def test_topology_shares_out_partitions() -> None:
 
 
 def load_checkpoint_rows(folder: Path) -> dict[str, int]:
-    groups = load_checkpoint(folder / "checkpoint").rows.groups
+    groups = load_checkpoint(folder / "checkpoints").rows.groups
     return {name: len(group.keys_U) for name, group in groups.items()}
 
 
 def assert_same_predictions(one: Path, other: Path) -> None:
-    first, second = (read_predictions([folder / "predictions-0.parquet"]) for folder in (one, other))
+    first, second = (read_predictions(folder / "predictions") for folder in (one, other))
     assert first.column("request_id").to_pylist() == second.column("request_id").to_pylist()
     np.testing.assert_array_equal(first.column("probability").to_numpy(), second.column("probability").to_numpy())
 

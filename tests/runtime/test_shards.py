@@ -8,14 +8,15 @@ import pytest
 import ray
 
 from recsys.errors import ConfigError, DataError, ServiceError
+from recsys.ps.client import ShardedRows
 from recsys.ps.wire import PackedKeys, PackedRows
 from recsys.rows.initial import Initial
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Adagrad, Adam
-from recsys.rows.store import RowGroup, RowStore
+from recsys.rows.store import RowGroup, RowStore, Snapshot
 from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import ray_session
-from recsys.runtime.shards import RowShard, start_shards
+from recsys.runtime.shards import Begin, RowShard, start_shards
 
 GROUPS = [
     RowGroup(name="user", width=4, optimizer=Adagrad(learning_rate=0.1), initial=Initial(scale=0.5), seed=3),
@@ -26,7 +27,7 @@ GROUPS = [
 @pytest.fixture(scope="module")
 def server() -> Iterator[RowStore]:
     with ray_session():
-        yield start_shards(GROUPS, 2)
+        yield ShardedRows(GROUPS, start_shards(GROUPS, 2))
 
 
 def test_many_random_calls_answer_as_rows_in_this_process(server: RowStore) -> None:
@@ -55,7 +56,7 @@ def test_many_random_calls_answer_as_rows_in_this_process(server: RowStore) -> N
 
 
 def test_restores_what_another_number_of_shards_saved(server: RowStore) -> None:
-    three = start_shards(GROUPS, 3)
+    three = ShardedRows(GROUPS, start_shards(GROUPS, 3))
     three.restore(server.snapshot())
     assert_same_snapshot(three, server)
 
@@ -70,13 +71,13 @@ def test_errors_come_out_as_they_went_in(server: RowStore) -> None:
 
 
 def test_a_dead_actor_is_a_service_error() -> None:
-    actor = start_actor(RowShard, GROUPS, 0, 1)
+    actor = start_actor(RowShard, GROUPS, 0, 1, Begin(start=Snapshot((0,), {})))
     with pytest.raises(DataError, match="row key 50 is outside"):  # raised there, caught here
-        wait_for(actor.call.remote("pull", {"item": np.array([50])}))
+        wait_for(actor.run.remote("pull", {"item": np.array([50])}))
     ray.kill(actor)
     with pytest.raises(ServiceError, match="a Ray actor died"):
         for _ in range(600):  # it dies soon, not at once
-            wait_for(actor.call.remote("num_rows"))
+            wait_for(actor.look.remote())
             time.sleep(0.05)
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.errors import DataError, EventError
 from recsys.events import END, END_PAYLOAD, Action, Event, Facts, Impression, decode
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.memory import MemorySource
 from recsys.streams.partitioner import partition_of
-from recsys.streams.replay import ReplayCounts, replay
+from recsys.streams.replay import ReplayCounts, Sent, replay
 from recsys.streams.sink import JsonlSink, MemorySink
 from recsys.streams.source import Partition, Record
 
@@ -95,6 +97,26 @@ def test_dead_letters_into_any_sink() -> None:
     assert json.loads(line)["payload"] == '{"end":true}'
 
 
+def test_dead_letters_of_an_earlier_life_count_and_are_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "dead_letters.jsonl"
+    first = DeadLetters(tmp_path)
+    first.put(Record(AT, 4, b"{"), "actions: no JSON")
+    first.put(Record(AT, 5, b"{"), "impressions: no JSON")
+    first.close()
+    written = path.read_bytes()
+    path.write_bytes(written + b'{"reason":"actio')  # it died in the midst of a third
+    second = DeadLetters(tmp_path)
+    assert second.counts == {"actions": 1, "impressions": 1}
+    second.put(Record(AT, 4, b"{"), "actions: no JSON")
+    second.flush()
+    assert path.read_bytes() == written
+    second.put(Record(AT, 6, b"{"), "actions: no JSON")
+    second.close()
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [line["offset"] for line in lines] == [4, 5, 6]
+    assert second.counts == {"actions": 2, "impressions": 1}
+
+
 def test_replay_routes_by_user_keys_by_user_and_ends_every_partition() -> None:
     sink = MemorySink()
     assert replay(EVENTS, sink, num_partitions=4, facts_partitions=2) == ReplayCounts(impressions=1, actions=1, facts=2)
@@ -130,6 +152,52 @@ def test_replay_waits_for_the_time_of_each_event_before_it_sends() -> None:
     seen: list[tuple[int, int]] = []
     replay(EVENTS, sink, num_partitions=1, wait=lambda t: seen.append((t, sum(map(len, sink.payloads.values())))))
     assert seen == [(0, 0), (0, 1), (10, 2), (20, 3)]
+
+
+MANY: list[tuple[str, Event]] = [
+    sent
+    for n in range(12)
+    for sent in (
+        ("impressions", Impression(f"r{n}", n % 5, n, 2 * n)),
+        ("actions", Action(f"r{n}", n % 5, "a", 2 * n + 1)),
+    )
+]
+
+
+def cut_off(sink: MemorySink, numbers: list[int]) -> MemorySink:
+    """The first so many messages of each partition."""
+    cut = MemorySink()
+    for (partition, payloads), number in zip(sorted(sink.payloads.items()), numbers, strict=False):
+        cut.payloads[partition] = payloads[:number]
+    return cut
+
+
+def sent_to(sink: MemorySink) -> dict[Partition, Sent]:
+    return {at: Sent(len(payloads), payloads[-1] if payloads else b"") for at, payloads in sink.payloads.items()}
+
+
+@given(st.lists(st.integers(0, 9), min_size=9, max_size=9))
+def test_a_replay_that_was_cut_off_anywhere_goes_on(numbers: list[int]) -> None:
+    """Each partition may have come to another place; what is there is neither waited for nor counted."""
+    whole, waited = MemorySink(), []
+    replay(MANY, whole, num_partitions=3)
+    sink = cut_off(whole, numbers)
+    num_there = {at: sum(payload != END_PAYLOAD for payload in payloads) for at, payloads in sink.payloads.items()}
+    counts = replay(MANY, sink, num_partitions=3, wait=waited.append, sent=sent_to(sink))
+    assert sink.payloads == whole.payloads
+    for topic, count in (("impressions", counts.impressions), ("actions", counts.actions)):
+        assert count == 12 - sum(number for at, number in num_there.items() if at.topic == topic)
+    assert len(waited) == counts.impressions + counts.actions
+
+
+@pytest.mark.parametrize("others", [MANY[2:], MANY[:-2], []])
+def test_a_replay_does_not_go_on_after_another(others: list[tuple[str, Event]]) -> None:
+    sink = MemorySink()
+    replay(MANY, sink, num_partitions=1)
+    with pytest.raises(
+        DataError, match=r"the 13 messages in (impressions|actions)-0 are not the first 13 of this replay"
+    ):
+        replay(others, MemorySink(), num_partitions=1, sent=sent_to(sink))
 
 
 def test_replay_takes_no_event_under_another_topic() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from recsys.embedded.redis import EmbeddedRedis
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges, FeatureState, History, history_to_json, user_from_json
 from recsys.hashing import Floats, Keys
-from recsys.ps.client import LocalShard, ShardedRows
+from recsys.ps.client import ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
+from recsys.ps.shard import LocalShard
 from recsys.rows.initial import Initial
 from recsys.rows.layout import Layout, payload_of, pointer_key
 from recsys.rows.local import LocalRows
@@ -107,7 +108,7 @@ class Deltas:
         self._changes = list(changes)
         self.acknowledged: list[tuple[int, ...]] = []
 
-    def changes(self, consumer: str) -> Changes:
+    def changes(self, consumer: str, complete: Collection[str] = ()) -> Changes:
         return self._changes.pop(0)
 
     def acknowledge(self, consumer: str, cursor: tuple[int, ...]) -> None:

@@ -1,18 +1,22 @@
-"""The log of predictions: everything that was added, in order, whatever the sizes of the batches."""
+"""The log of predictions: everything that was added, in order, however batches are cut and a worker ends."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.batches.batch import LabelledBatch
-from recsys.training.predictions import PredictionLog, read_predictions
+from recsys.errors import DataError
+from recsys.training.predictions import PredictionLog, drop_predictions, read_predictions
 
 
 def batch_of(first: int, size: int, step_ms: int = 10, start_ms: int = 0) -> LabelledBatch:
@@ -34,18 +38,22 @@ def probabilities_of(first: int, size: int) -> np.ndarray:
     return np.linspace(0, 1, 1000, dtype=np.float32)[np.arange(first, first + size) % 1000]
 
 
-def write(path: Path, sizes: Sequence[int], first: int = 0, **times: int) -> None:
-    log = PredictionLog(path)
-    for size in sizes:
-        log.add(batch_of(first, size, **times), probabilities_of(first, size))
+def write(folder: Path, sizes: Sequence[int], first: int = 0, *, worker: int = 0, after: int = 0) -> None:
+    log = PredictionLog(folder, worker=worker, step=after)
+    for step, size in enumerate(sizes, after + 1):
+        log.add(step, batch_of(first, size), probabilities_of(first, size))
         first += size
     log.close()
 
 
+def requests(folder: Path) -> list[str]:
+    return [str(request) for request in read_predictions(folder).column("request_id").to_pylist()]
+
+
 def test_what_is_read_is_what_was_added(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "predictions.parquet"
-    write(path, [3, 1])
-    table = read_predictions([path])
+    folder = tmp_path / "new" / "folder"
+    write(folder, [3, 1])
+    table = read_predictions(folder)
     assert table.to_pydict() == {
         "request_id": ["r0", "r1", "r2", "r3"],
         "user_id": ["0", 1, 2, "3"],
@@ -58,64 +66,91 @@ def test_what_is_read_is_what_was_added(tmp_path: Path) -> None:
     assert table.schema.field("time_ms").type == pa.int64()
 
 
-def test_nothing_added_is_an_empty_table(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [])
-    write(tmp_path / "b.parquet", [0, 2, 0])
-    assert read_predictions([tmp_path / "a.parquet"]).num_rows == 0
-    assert read_predictions([tmp_path / "a.parquet"]).column_names[0] == "request_id"
-    assert read_predictions([tmp_path / "a.parquet", tmp_path / "b.parquet"]).num_rows == 2
+def test_nothing_added_is_an_empty_table_and_no_log_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no predictions in"):
+        read_predictions(tmp_path)
+    write(tmp_path, [])
+    assert read_predictions(tmp_path).num_rows == 0
+    assert read_predictions(tmp_path).column_names[0] == "request_id"
+    write(tmp_path, [0, 2, 0], worker=1)
+    assert read_predictions(tmp_path).num_rows == 2
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 3000), max_size=6))
-def test_nothing_is_lost_between_row_groups(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
-    path = tmp_path_factory.mktemp("log") / "predictions.parquet"
-    write(path, sizes)
-    table = read_predictions([path])
+def test_nothing_is_lost_between_writes(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    write(folder, sizes)
+    table = read_predictions(folder)
     total = sum(sizes)
     assert table.column("time_ms").to_pylist() == list(range(0, 10 * total, 10))
     np.testing.assert_array_equal(table.column("probability").to_numpy(), probabilities_of(0, total))
 
 
 def test_rows_leave_memory_as_the_run_goes(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.parquet"
-    log = PredictionLog(path)
+    log = PredictionLog(tmp_path)
     sizes = []
     for number in range(40):
-        log.add(batch_of(1000 * number, 1000), probabilities_of(0, 1000))
-        sizes.append(path.stat().st_size)
+        log.add(number + 1, batch_of(1000 * number, 1000), probabilities_of(0, 1000))
+        sizes.append(next(tmp_path.iterdir()).stat().st_size)
     assert sizes[20] > sizes[10] > sizes[0]
     log.close()
-    assert pq.ParquetFile(path).num_row_groups == 5  # 9 batches reach 8192 rows: 4 times, and the rest
 
 
-def test_of_several_workers_by_event_time_of_one_as_learned(tmp_path: Path) -> None:
-    """The second worker's partition came from later to earlier: its own order is that of learning."""
-    write(tmp_path / "a.parquet", [3], first=0, step_ms=10, start_ms=5)
-    write(tmp_path / "b.parquet", [3], first=3, step_ms=-10, start_ms=50)
-    assert read_predictions([tmp_path / "b.parquet"]).column("time_ms").to_pylist() == [20, 10, 0]
-    both = read_predictions([tmp_path / "a.parquet", tmp_path / "b.parquet"])
-    assert both.column("time_ms").to_pylist() == [0, 5, 10, 15, 20, 25]
-    assert both.column("request_id").to_pylist() == ["r5", "r0", "r4", "r1", "r3", "r2"]
-    assert both.column("user_id").to_pylist() == [5, "0", 4, 1, "3", 2]
-    assert both.column("probability").to_pylist() == [
-        probabilities_of(int(request[1:]), 1)[0] for request in both.column("request_id").to_pylist()
-    ]
+def test_by_step_and_within_a_step_by_worker(tmp_path: Path) -> None:
+    write(tmp_path, [2, 1], first=0, worker=0)
+    write(tmp_path, [1, 2], first=10, worker=1)
+    write(tmp_path, [1], first=20, worker=0, after=2)  # the first worker, started again
+    assert requests(tmp_path) == ["r0", "r1", "r10", "r2", "r11", "r12", "r20"]
+
+
+def test_going_back_to_a_step_drops_what_came_after(tmp_path: Path) -> None:
+    write(tmp_path, [2, 1, 3], first=0, worker=0)
+    write(tmp_path, [1], first=10, worker=1, after=2)
+    assert drop_predictions(tmp_path, after=2) == 4
+    assert requests(tmp_path) == ["r0", "r1", "r2"]
+    write(tmp_path, [3], first=3, worker=0, after=2)
+    assert requests(tmp_path) == ["r0", "r1", "r2", "r3", "r4", "r5"]
+    assert drop_predictions(tmp_path, after=0) == 6
+    with pytest.raises(DataError):
+        read_predictions(tmp_path)
+
+
+def test_what_was_flushed_survives_a_kill_and_half_a_message_does_no_harm(tmp_path: Path) -> None:
+    write(tmp_path, [2], first=0)
+    source = """
+import sys, time
+from pathlib import Path
+from test_predictions import PredictionLog, batch_of, probabilities_of
+log = PredictionLog(Path(sys.argv[1]), worker=1)
+log.add(1, batch_of(10, 3), probabilities_of(0, 3))
+log.flush()
+log.add(2, batch_of(20, 3), probabilities_of(0, 3))
+print("flushed", flush=True)
+time.sleep(60)
+"""
+    place = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(place.parents[1])])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == "flushed\n"
+        child.send_signal(signal.SIGKILL)
+    assert requests(tmp_path) == ["r0", "r1", "r10", "r11", "r12"]
+    path = max(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff\x40\x01\x00\x00 half")
+    assert requests(tmp_path) == ["r0", "r1", "r10", "r11", "r12"]
 
 
 def test_integers_and_strings_are_different_ids(tmp_path: Path) -> None:
     """An item 7 and an item "7" are two to the model, and must be two to the baseline that it is compared with."""
     ids: list[int | str] = [7, "7", '"7', "", -(2**63), 2**63 - 1, "ü", "007"]
     batch = dataclasses.replace(batch_of(0, len(ids)), user_ids=ids, item_ids=ids[::-1])
-    log = PredictionLog(tmp_path / "a.parquet")
-    log.add(batch, probabilities_of(0, len(ids)))
+    log = PredictionLog(tmp_path)
+    log.add(1, batch, probabilities_of(0, len(ids)))
     log.close()
-    table = read_predictions([tmp_path / "a.parquet"])
+    table = read_predictions(tmp_path)
     assert table.column("user_id").to_pylist() == ids
     assert table.column("item_id").to_pylist() == ids[::-1]
-
-
-def test_another_run_replaces_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [5])
-    write(tmp_path / "a.parquet", [2], first=10)
-    assert read_predictions([tmp_path / "a.parquet"]).column("request_id").to_pylist() == ["r10", "r11"]

@@ -1,0 +1,227 @@
+"""How fast the parameter server on Ray is, beside the same store in this process: ``make bench-ps``.
+
+Two shards on two cores, 30 k unique rows of 16 float32 a step, read and pushed with row-wise Adagrad. Then what reading
+ahead saves of a training step, what a checkpoint costs, and how shards and workers grow. Leaves ``ps.json`` and
+``ps.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from benches.neighbours import Neighbours
+from benches.result import Result, Target, Values, against, alone, print_results, write_results
+from benches.stepping import Sizes, batches_for, bench_group, learner, timed_steps
+from recsys.errors import RecsysError
+from recsys.ps.client import wait_all
+from recsys.ps.worker import WorkerRows
+from recsys.rows.folders import Folder
+from recsys.rows.local import LocalRows
+from recsys.rows.store import Snapshot
+from recsys.runtime.actors import start_actor, wait_for
+from recsys.runtime.cluster import ray_session
+from recsys.runtime.near import near
+from recsys.runtime.shards import Begin, RayShard, start_shards
+from recsys.training.report import Plot
+
+TITLE = "Parameter server"
+RATE = "M rows/s"
+OF_LOCAL, ROWS_A_SECOND = Target(value=0.5), Target(value=3)
+PAUSE = Target(value=1.0, bound="most")
+QUICK = Sizes(rows=20_000, ids=3_000, steps=6, rounds=2, saved_rows=20_000)
+_QUIET_CORES = 0.15
+Told = Callable[[str], None]
+
+
+def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
+    """All measures; writes what they found into ``folder``."""
+    neighbours, plots = Neighbours(), []
+    with ray_session():
+        told("rows a second, beside a store in this process")
+        results = stepping(sizes)
+        told("a training step: how long it waits")
+        results += waiting(sizes)
+        told(f"checkpoints of {sizes.saved_rows:,} rows")
+        results += saving(sizes, Path(tempfile.mkdtemp(prefix="bench-", dir=folder)))
+        told("shards and workers")
+        grown, plot = growth(sizes)
+        plots.append(plot)
+    others = neighbours.cores_used() or 0.0
+    results = [replace(line, quiet=others <= _QUIET_CORES) for line in (*results, *grown)]
+    about = {"sizes": str(sizes), "cores used by others": others, "torch": torch.__version__}
+    told(f"written: {', '.join(map(str, write_results(folder, 'ps', TITLE, results, about, plots)))}")
+    return results
+
+
+def stepping(sizes: Sizes) -> list[Result]:
+    """Rows pulled and pushed a second, through two shards and in this process, in turns."""
+    batches = batches_for(sizes, seed=0)
+    local = LocalRows([bench_group(sizes)])
+    rows = worker_of(started(sizes, num_shards=2, num_workers=1), 0)
+    contenders: dict[str, Callable[[], float]] = {
+        "here": lambda: timed_steps(local, batches),
+        "asked for": lambda: timed_steps(rows, batches),
+        "read ahead": lambda: timed_steps(rows, batches, ahead=True),
+    }
+    seconds = {name: np.zeros(sizes.rounds) for name in contenders}
+    for contender in contenders.values():
+        contender()
+    for at in range(sizes.rounds):
+        for name, contender in contenders.items():
+            seconds[name][at] = contender()
+    rates: dict[str, Values] = {name: batches.num_rows / taken / 1e6 for name, taken in seconds.items()}
+    peer = "a store in this process"
+    return [
+        against(f"rows pulled and pushed, 2 shards, {sizes.ids:,} a step", RATE, rates["asked for"], peer,
+                rates["here"], OF_LOCAL),
+        against("… the next step's rows read ahead", RATE, rates["read ahead"], peer, rates["here"], OF_LOCAL),
+        alone("… by itself", RATE, np.maximum(rates["asked for"], rates["read ahead"]), ROWS_A_SECOND),
+    ]  # fmt: skip
+
+
+def waiting(sizes: Sizes) -> list[Result]:
+    """The share of a step of DeepFM that its worker waits for the server, without and with reading ahead."""
+    results = []
+    for ahead in (False, True):
+        shares, rates = [], []
+        trainer, rows, batches = learner(sizes, lambda groups: near(ray_shards(groups, 2), groups))
+        for _ in range(sizes.rounds):
+            started_at, waited_before = time.perf_counter(), rows.waited_seconds
+            if ahead:
+                for _ in trainer.steps(batches):
+                    pass
+            else:
+                for batch in batches:
+                    trainer.step(batch)
+            rows.flush()
+            seconds = time.perf_counter() - started_at
+            shares.append(100 * (rows.waited_seconds - waited_before) / seconds)
+            rates.append(len(batches) * batches[0].num_examples / seconds)
+        said = "rows read ahead" if ahead else "rows asked for when needed"
+        results.append(alone(f"share of a training step spent waiting, {said}", "%", shares[1:] or shares))
+        results.append(alone(f"examples learned, {said}", "examples/s", rates[1:] or rates))
+    return results
+
+
+def saving(sizes: Sizes, folder: Path) -> list[Result]:
+    """What workers see of a checkpoint, and what is written: everything, then what a hundred steps have touched."""
+    shards = started(sizes, num_shards=2, num_workers=1)
+    rows = worker_of(shards, 0)
+    fill(rows, sizes)
+    place = Folder.of(folder)
+    place.create()
+    cursors: list[Any] = [None, None]
+    results = []
+    for kind in ("whole", "increment"):
+        started_at = time.perf_counter()
+        held = rows.at_one_step([(kind, cursor) for cursor in cursors], "hold")
+        parts = wait_all([shard.call("write", place, kind) for shard in shards])
+        seconds = time.perf_counter() - started_at
+        written = sum(file["bytes"] for part in parts for file in part["files"].values())
+        pause = max(part.pause_seconds for part in held)
+        results += [
+            alone(f"pause of a {kind} checkpoint, {sizes.saved_rows:,} rows", "s", [pause], PAUSE),
+            alone(f"bytes of a {kind} checkpoint", "MB", [written / 1e6]),
+            alone(f"seconds until a {kind} checkpoint is written", "s", [seconds]),
+        ]
+        cursors = [tuple(part["cursor"]) for part in parts]
+        rows.acknowledge("checkpoint", tuple(cursor[0] for cursor in cursors))
+        timed_steps(rows, batches_for(replace(sizes, rows=sizes.saved_rows), seed=1))
+    return results
+
+
+def growth(sizes: Sizes) -> tuple[list[Result], Plot]:
+    """Rows a second of one worker over 1, 2, 4 shards, and of one and two workers over 2."""
+    results, over_shards = [], {}
+    for num_shards in (1, 2, 4):
+        over_shards[num_shards] = workers_rate(sizes, num_shards, 1)
+        results.append(alone(f"1 worker, {num_shards} shards", RATE, [over_shards[num_shards]]))
+    results.append(alone("2 workers, 2 shards", RATE, [workers_rate(sizes, 2, 2)]))
+    series = {"1 worker": (list(over_shards), list(over_shards.values()))}
+    return results, Plot("Shards on this machine's cores", "shards", RATE, series)
+
+
+class BenchWorker:
+    """One worker of several, in a process of its own."""
+
+    def __init__(self, sizes: Sizes, shards: Sequence[RayShard], worker: int) -> None:
+        torch.set_num_threads(1)
+        self._rows = WorkerRows([bench_group(sizes)], near(shards, [bench_group(sizes)]), worker=worker)
+        self._batches = batches_for(sizes, seed=worker)
+
+    def run(self) -> float:
+        """Seconds for all steps."""
+        return timed_steps(self._rows, self._batches, ahead=True)
+
+
+def workers_rate(sizes: Sizes, num_shards: int, num_workers: int) -> float:
+    """M rows a second of all workers together."""
+    shards = started(sizes, num_shards, num_workers)
+    workers = [start_actor(BenchWorker, sizes, shards, worker) for worker in range(num_workers)]
+    for answer in [worker.run.remote() for worker in workers]:  # the first round fills memory
+        wait_for(answer)
+    started_at = time.perf_counter()
+    for answer in [worker.run.remote() for worker in workers]:
+        wait_for(answer)
+    seconds = time.perf_counter() - started_at
+    return num_workers * batches_for(sizes, seed=0).num_rows / seconds / 1e6
+
+
+def ray_shards(groups: Sequence[Any], num_shards: int, num_workers: int = 1) -> list[RayShard]:
+    """Shards that expect these workers from step 1 on."""
+    begin = Begin(start=Snapshot((0,), {}), members=dict.fromkeys(range(num_workers), 1))
+    return start_shards(groups, num_shards, begin)
+
+
+def started(sizes: Sizes, num_shards: int, num_workers: int) -> list[RayShard]:
+    """Shards of the bench's one row group."""
+    return ray_shards([bench_group(sizes)], num_shards, num_workers)
+
+
+def worker_of(shards: Sequence[RayShard], worker: int) -> WorkerRows:
+    """This process as a worker."""
+    groups = [bench_group(Sizes())]
+    return WorkerRows(groups, near(shards, groups), worker=worker)
+
+
+def fill(rows: WorkerRows, sizes: Sizes, at_once: int = 250_000) -> None:
+    """Give every key a row."""
+    for first in range(0, sizes.saved_rows, at_once):
+        keys_N = np.arange(first, min(first + at_once, sizes.saved_rows))
+        rows.push({"item": (keys_N, np.full((len(keys_N), 16), 0.01, np.float32))}, 0)
+    rows.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; 2 for a mistake of the user's. Whether targets are met is for the reader."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
+    given = parser.parse_args(arguments)
+    console, start = Console(), time.perf_counter()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+
+    def told(what: str) -> None:
+        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
+
+    try:
+        results = measure(QUICK if given.quick else Sizes(), given.folder, told)
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_results(console, TITLE, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Bring a run to its end: look at it, save it now and then, and go on from the last checkpoint where something died.
+
+In ``exact`` recovery everything begins anew at the last checkpoint, streams too. In ``available`` Ray makes a lost
+shard anew, which takes its rows from the last checkpoint; a lost worker is replaced; what else is lost is recovered
+exactly.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from recsys.errors import ConfigError, RecsysError, ServiceError
+from recsys.runtime.actors import ActorDied, has_died, wait_for
+from recsys.runtime.events import Events
+from recsys.runtime.latest import mark_served
+from recsys.runtime.metrics import RunMetrics
+from recsys.runtime.run import OnlineRun, Start
+from recsys.runtime.saving import Saved, Saver
+from recsys.runtime.settings import OnlineSettings
+from recsys.runtime.starting import start_at
+from recsys.training.checkpoint import Checkpoints
+
+_LOOK_SECONDS = 0.5
+WORKERS_FILE = "workers"  # in a run's folder: how many there shall be
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a run."""
+
+    seconds: float
+    events: int
+    examples: int
+    events_per_second: float
+    lag: int
+    auc: float
+    calibration: float
+    rows: int
+    bytes: int
+    publications: int
+    last_sync_seconds_ago: float
+    step: int = 0
+    checkpoint_seconds_ago: float = float("nan")
+    workers: int = 1
+    recoveries: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Something died, and what became of it."""
+
+    mode: str  # exact, or available
+    what: str
+    step: int  # that training goes on from
+    seconds: float  # until it did
+
+
+class Watch:
+    """Runs a run, and another one from its last checkpoint, until one comes to its end."""
+
+    def __init__(
+        self,
+        settings: OnlineSettings,
+        events: Events,
+        redis_url: str,
+        checkpoints: Checkpoints,
+        source: str,
+        say: Callable[[str], None],
+        begun: Callable[[], None],
+    ) -> None:
+        self._settings, self._events, self._redis_url = settings, events, redis_url
+        self._checkpoints, self._source, self._say, self._begun = checkpoints, source, say, begun
+        self.history: list[Progress] = []
+        self.recoveries: list[Recovery] = []
+        self.saved: Saved
+        self._started_at = time.monotonic()
+        self._problem = ""
+        self._metrics = RunMetrics()
+        self._what_died = ""
+        self._made_again_at: dict[int, int] = {}  # by shard
+        self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
+        self._looked_at = time.monotonic()
+        self._workers_asked_at = 0.0
+        self._saving: Future[Saved] | None = None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="saving")
+
+    def to_the_end(self, start: Start, on_progress: Callable[[Progress], None]) -> OnlineRun:
+        """The run that came to the stream's end, or to the user's; it is saved, and its actors live on."""
+        died_at: float | None = None
+        while True:
+            run = OnlineRun(self._settings, self._events, self._redis_url, start)
+            saver = Saver(run, self._checkpoints, self._source)
+            try:
+                self._begin(run, saver, died_at)
+                self._watch(run, saver, on_progress)
+                self._settle()
+                self.saved = saver.save()
+                self._report(run, saver, on_progress)
+                return run
+            except ActorDied as error:
+                died_at = time.monotonic()
+                run.kill()
+                self._settle()
+                self._check_hope(error)
+                start = self._last_checkpoint(error)
+            except (RecsysError, ray.exceptions.RayError) as error:
+                raise self._with_what_is_kept(run, saver, error) from error
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps that single shards have lost, where they alone went back to a checkpoint."""
+        return sum(self._lost.values())
+
+    # --- the course of a run
+
+    def _begin(self, run: OnlineRun, saver: Saver, died_at: float | None) -> None:
+        """Save the beginning, so that there is always something to return to; then let go."""
+        run.prepare()
+        if died_at is None:
+            self._started_at = time.monotonic()
+        if not self._checkpoints.names():
+            self.saved = saver.save()
+        self._begun()
+        run.begin()
+        if died_at is not None:
+            self._note_recovery("exact", self._what_died, run.store.look()[0]["applied"], died_at)
+
+    def _watch(self, run: OnlineRun, saver: Saver, on_progress: Callable[[Progress], None]) -> None:
+        """Look, save and mend until the stream has ended, the time is up, or Ctrl-C."""
+        until = None if self._settings.max_minutes is None else self._started_at + 60 * self._settings.max_minutes
+        try:
+            while run.still_training and (until is None or time.monotonic() < until):
+                for answer in run.ended(_LOOK_SECONDS):
+                    self._see_off(run, answer)
+                if self._settings.recovery.mode == "available":
+                    self._see_to_lost_shards(run)
+                self._follow_workers_file(run)
+                self._save_in_the_background(saver)
+                self._report(run, saver, on_progress)
+        except KeyboardInterrupt:
+            pass  # the user has seen enough: finish as at the end of a stream
+        for answer in run.stop():
+            wait_for(answer)
+
+    def _save_in_the_background(self, saver: Saver) -> None:
+        """Take note of a checkpoint that is there, and begin the next when it is time."""
+        if self._saving is not None and self._saving.done():
+            self._settle()
+        if self._saving is None and time.monotonic() - saver.tried_at > self._settings.checkpoint.every_seconds:
+            self._saving = self._background.submit(saver.save)
+
+    def _settle(self) -> None:
+        """Wait for a checkpoint that is being made. One that can not be written is said, and the run goes on."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        try:
+            self.saved = saving.result()
+            self._problem = ""
+        except ActorDied:
+            pass  # the watch finds out by itself
+        except ServiceError as error:
+            self._problem = f"no checkpoint: {error}"
+            self._say(self._problem)
+
+    # --- what dies
+
+    def _see_off(self, run: OnlineRun, answer: Any) -> None:
+        """Take the answer of an actor that has ended: raise what ended it before its time, or replace a worker."""
+        if answer in run.training and self._settings.recovery.mode == "available" and has_died(answer):
+            died_at, worker = time.monotonic(), run.training.index(answer)
+            run.replace_worker(worker)
+            self._note_recovery("available", f"worker {worker}", run.store.look()[0]["applied"], died_at)
+        else:
+            wait_for(answer)
+
+    def _see_to_lost_shards(self, run: OnlineRun) -> None:
+        """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
+        looks = run.store.look()
+        for shard, look in enumerate(looks):
+            if look["made_again_at"] > self._made_again_at.get(shard, 0):
+                self._made_again_at[shard] = look["made_again_at"]
+                run.expect_workers(shard)
+                self._note_recovery("available", f"shard {shard}", look["applied"], self._looked_at)
+            made = (shard, look["made_again_at"])
+            newly_lost = look["lost"] - self._lost.get(made, 0)
+            if newly_lost:
+                self._lost[made] = look["lost"]
+                self._metrics.lost_steps(newly_lost)
+        self._looked_at = time.monotonic()
+
+    def _check_hope(self, error: ActorDied) -> None:
+        if len(self.recoveries) >= self._settings.recovery.max_recoveries:
+            kept = self._checkpoints.names()[-1:]
+            raise ServiceError(
+                f"{error}; {len(self.recoveries)} recoveries are enough (recovery.max_recoveries); go on from "
+                f"{kept[0] if kept else 'the beginning'} with resume={self._settings.folder}"
+            ) from error
+
+    def _last_checkpoint(self, error: ActorDied) -> Start:
+        self._what_died = str(error)
+        name = self._checkpoints.names()[-1]
+        self._say(f"{error}; everything goes back to {name}")
+        return start_at(self._settings, self._checkpoints, name, self._redis_url)[0]
+
+    def _note_recovery(self, mode: str, what: str, step: int, died_at: float) -> None:
+        recovery = Recovery(mode, what, step, time.monotonic() - died_at)
+        self.recoveries.append(recovery)
+        self._metrics.recovered(recovery.seconds)
+
+    def _with_what_is_kept(self, run: OnlineRun, saver: Saver, error: Exception) -> Exception:
+        """Save what can be, and say in the error where it is."""
+        folder = self._settings.folder
+        try:
+            ray.wait(run.stop(), num_returns=len(run.training))
+            self._settle()
+            self.saved = saver.save()
+            kept = f"what was learned is in {folder}: go on with resume={folder}"
+        except (RecsysError, ray.exceptions.RayError) as also:
+            kept = f"nothing more could be saved ({also}); the last checkpoint is {self._checkpoints.names()[-1:]}"
+        if isinstance(error, RecsysError):
+            return type(error)(f"{error}; {kept}")
+        error.add_note(kept)
+        return error
+
+    # --- what is asked for on the way, and told
+
+    def _follow_workers_file(self, run: OnlineRun) -> None:
+        """Have as many workers as the file says, once it says so."""
+        path = self._settings.folder / WORKERS_FILE
+        if not path.exists() or path.stat().st_mtime <= self._workers_asked_at:
+            return
+        self._workers_asked_at = path.stat().st_mtime
+        self._settle()  # who is saved, stays until it is
+        try:
+            run.set_workers(_number_in(path))
+        except ConfigError as error:
+            self._say(str(error))
+
+    def _report(self, run: OnlineRun, saver: Saver, on_progress: Callable[[Progress], None]) -> None:
+        self.history.append(self._look(run, saver))
+        if len(self.history) > 1 and self.history[-1].publications and not self.history[-2].publications:
+            mark_served(self._settings.folder)
+        on_progress(self.history[-1])
+
+    def _look(self, run: OnlineRun, saver: Saver) -> Progress:
+        joined, trained = run.join_counts(), run.worker_status()
+        published = run.published_status()
+        seconds = time.monotonic() - self._started_at
+        examples = sum(num for _, num in run.store.shards[0].call("position")().values())
+        return Progress(
+            seconds=seconds,
+            events=joined["events"],
+            examples=examples,
+            events_per_second=joined["events"] / seconds,
+            lag=joined["lag"] + joined["examples"] - examples,
+            auc=_weighted("auc", trained),
+            calibration=_weighted("calibration", trained),
+            rows=sum(run.store.num_rows().values()),
+            bytes=run.store.nbytes,
+            publications=published["publications"],
+            last_sync_seconds_ago=time.time() - published["last_at"],
+            step=run.store.look()[0]["applied"],
+            checkpoint_seconds_ago=saver.age_seconds(),
+            workers=run.num_workers,
+            recoveries=len(self.recoveries),
+            problem=self._problem or published["error"],
+        )
+
+
+def _number_in(path: Path) -> int:
+    text = path.read_text().strip()
+    if not text.isdigit():
+        raise ConfigError(f"{path} says {text!r}; write a number of workers, or use python -m jobs.scale")
+    return int(text)
+
+
+def _weighted(name: str, parts: list[dict[str, Any]]) -> float:
+    """The mean over workers, by examples; NaN before the first."""
+    known = [(part[name], part["examples"]) for part in parts if part["examples"] and part[name] == part[name]]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else float("nan")

@@ -1,0 +1,159 @@
+"""Steps in parts: in order, once, when all are in; and reads between two of them."""
+
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.ps.steps import Part, Steps, TooLate, combined
+from recsys.rows.initial import Initial
+from recsys.rows.local import LocalRows
+from recsys.rows.optimizers import SGD
+from recsys.rows.policies import FrequencyAdmission
+from recsys.rows.store import Gradients, RowGroup
+
+GROUP = RowGroup(name="item", width=2, optimizer=SGD(learning_rate=1.0), initial=Initial(scale=0.0))
+
+
+def store() -> LocalRows:
+    return LocalRows([GROUP])
+
+
+def gradient(key: int, value: float) -> dict[str, Gradients]:
+    return {"item": (np.array([key]), np.full((1, 2), value, np.float32))}
+
+
+def part(worker: int, step: int, key: int = 7, value: float = 1.0, **fields: Any) -> Part:
+    return Part(worker, step, gradient(key, value), event_time_ms=step, **fields)
+
+
+def row(rows: LocalRows, key: int = 7) -> float:
+    return float(rows.pull({"item": np.array([key])})["item"][0, 0])
+
+
+def answered(*futures: "Future[Any]") -> list[bool]:
+    return [future.done() for future in futures]
+
+
+def test_a_step_waits_for_all_its_parts_and_is_their_weighted_mean() -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1})
+    second = steps.add(part(1, 1, value=4.0, weight=1))
+    assert (steps.applied, steps.num_waiting, row(rows), second.done()) == (0, 1, 0.0, False)
+    first = steps.add(part(0, 1, value=2.0, weight=3))
+    assert (steps.applied, steps.num_waiting, row(rows)) == (1, 0, -2.5)
+    assert answered(first, second) == [True, True]
+
+
+def test_one_part_is_pushed_as_it_is() -> None:
+    only = part(0, 1, weight=5)
+    assert combined([only])["item"] is only.gradients["item"]
+    assert combined([replace(only, gradients={}), only])["item"] is only.gradients["item"]  # an empty part is no part
+
+
+def test_parts_of_no_weight_are_nothing_to_learn() -> None:
+    both = combined([part(0, 1, weight=0), part(1, 1, weight=0)])
+    assert both["item"][1].tolist() == [[0, 0], [0, 0]]
+
+
+def test_counts_of_occurrences_go_along() -> None:
+    def counted(worker: int, count: int) -> Part:
+        keys, ones = np.array([7]), np.ones((1, 2), np.float32)
+        return Part(worker, 1, {"item": (keys, ones, np.array([count]))}, 0)
+
+    rows = LocalRows([replace(GROUP, admission=FrequencyAdmission(occurrences=5))])
+    steps = Steps(rows, members={0: 1, 1: 1})
+    steps.add(counted(0, 2))
+    steps.add(counted(1, 3))
+    assert rows.num_rows() == {"item": 1}
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_a_worker_runs_ahead_by_the_staleness_and_no_further(staleness: int) -> None:
+    steps = Steps(store(), staleness=staleness, members={0: 1, 1: 1})
+    ahead = [steps.add(part(0, step)) for step in range(1, 6)]
+    assert answered(*ahead) == [step <= staleness for step in range(1, 6)]
+    steps.add(part(1, 1))
+    assert answered(*ahead) == [step <= staleness + 1 for step in range(1, 6)]
+    assert steps.applied == 1
+
+
+def test_the_same_part_again_changes_nothing() -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1})
+    steps.add(part(0, 1))
+    steps.add(part(0, 1, value=100.0))  # sent again while it waits
+    steps.add(part(1, 1))
+    assert row(rows) == -1.0
+    assert steps.add(part(0, 1, value=100.0)).done()  # and after it was applied
+    assert (row(rows), steps.applied) == (-1.0, 1)
+
+
+def test_the_position_is_that_of_all_workers_after_the_step() -> None:
+    steps = Steps(store(), members={0: 1, 1: 1}, position={0: (5, 50), 1: (6, 60)})
+    steps.add(part(0, 1, position={0: (7, 70)}))
+    assert steps.position == {0: (5, 50), 1: (6, 60)}
+    steps.add(part(1, 1, position={1: (8, 80)}))
+    assert steps.position == {0: (7, 70), 1: (8, 80)}
+
+
+def test_workers_leave_and_join() -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1})
+    waits = steps.add(part(0, 1))
+    steps.leave(1)
+    assert (steps.applied, waits.done()) == (1, True)
+    with pytest.raises(TooLate):
+        steps.join(1, 1)
+    steps.join(1, 3)
+    steps.add(part(0, 2))
+    assert steps.applied == 2  # it takes part from the third on
+    steps.add(part(0, 3))
+    assert steps.applied == 2
+    steps.add(part(1, 3))
+    assert steps.applied == 3
+    steps.leave(0)
+    steps.leave(1)
+    steps.join(5, 10)
+    steps.add(part(5, 10))
+    assert steps.applied == 10  # nobody took the steps between
+
+
+def test_between_two_steps_a_shard_can_be_read() -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1})
+    now, later = steps.at(0, lambda: row(rows)), steps.at(2, lambda: row(rows))
+    assert (now.result(0), later.done()) == (0.0, False)
+    for step in (1, 2, 3):
+        steps.add(part(0, step))
+    assert later.result(0) == -2.0
+    with pytest.raises(TooLate):
+        steps.at(2, lambda: None)
+    waits = steps.at(9, lambda: row(rows))
+    steps.leave(0)
+    assert waits.result(0) == -3.0  # nobody will take a ninth
+
+
+def test_an_appointment_that_fails_fails_alone() -> None:
+    steps = Steps(store(), members={0: 1})
+    failed = steps.at(1, lambda: 1 / 0)
+    steps.add(part(0, 1))
+    assert isinstance(failed.exception(0), ZeroDivisionError)
+    assert steps.applied == 1
+
+
+def test_a_lost_store_takes_the_first_whole_step_and_counts_what_is_missing() -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1}, applied=10, lost=True)
+    assert steps.after(40).done()  # nobody can be made to wait for what was lost
+    steps.add(part(0, 15))
+    appointment = steps.at(12, lambda: None)
+    steps.add(part(0, 16))
+    steps.add(part(1, 16))
+    assert (steps.applied, steps.num_lost, row(rows)) == (16, 5, -1.0)
+    assert isinstance(appointment.exception(0), TooLate)
+    steps.add(part(1, 15))  # of a step that is over
+    assert steps.applied == 16
+    assert not steps.after(17).done()

@@ -1,0 +1,159 @@
+"""A joiner between two topics of a real Kafka that dies before the broker has what it emitted, and goes on."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.batches.examples import decode_rows
+from recsys.batches.join import ActionKind, JoinConfig
+from recsys.batches.joined import StreamTimes
+from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
+from recsys.errors import ServiceError
+from recsys.events import END_PAYLOAD, Action, Event, Facts, Impression
+from recsys.features.declarations import Feature
+from recsys.runtime.events import KafkaEvents
+from recsys.runtime.joiner import JoinerActor
+from recsys.streams.kafka import KafkaSink
+from recsys.streams.kafka_topics import create_topics
+from recsys.streams.replay import replay
+from recsys.streams.source import Partition
+
+NUM_PARTITIONS, NUM_IMPRESSIONS = 2, 9000
+CONFIG = JoinConfig(actions={"like": ActionKind(window_seconds=5, final=True)})
+FEATURES = [
+    Feature(name="item", kind="id", source="item.id"),
+    Feature(name="likes", kind="bag", source="user.likes"),
+    Feature(name="odds", kind="number", source="user.like_log_odds"),
+]
+Row = dict[str, Any]
+
+
+def recorded() -> Iterator[tuple[str, Event]]:
+    """Impressions a second apart; a third of them is liked."""
+    for user in range(5):
+        yield "facts", Facts("user", user, 0, {"age": user})
+    for n in range(NUM_IMPRESSIONS):
+        yield "impressions", Impression(f"r{n}", n % 5, n % 7, 1000 * n)
+        if n % 3 == 0:
+            yield "actions", Action(f"r{n}", n % 5, "like", 1000 * n + 500)
+
+
+class LosingSink(KafkaSink):
+    """Stores what it is given at ``flush``, twice; then all is lost, as with a broker that dies."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        super().__init__(bootstrap_servers)
+        self._waiting: list[tuple[Partition, bytes]] = []
+        self._num_stored = 0
+
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
+        self._waiting.append((partition, payload))
+
+    def flush(self) -> None:
+        if self._waiting and self._num_stored == 2:
+            raise ServiceError("the broker is gone")
+        for partition, payload in self._waiting:
+            super().send(partition, payload)
+        self._num_stored += bool(self._waiting)
+        self._waiting = []
+        super().flush()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LosingEvents(KafkaEvents):
+    """A broker that dies."""
+
+    def open_sink(self) -> KafkaSink:
+        return LosingSink(self.bootstrap_servers)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Iterator[KafkaEvents]:
+    """A broker that holds the recorded events."""
+    reason = kafka_unavailable()
+    if reason:
+        pytest.skip(reason)
+    with EmbeddedKafka(tmp_path / "kafka") as kafka:
+        events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=NUM_PARTITIONS)
+        create_topics(kafka.bootstrap_servers, events.topics)
+        with events.open_sink() as sink:
+            replay(recorded(), sink, num_partitions=NUM_PARTITIONS)
+        yield events
+
+
+@contextmanager
+def joiner(events: KafkaEvents, folder: Path, *restored: dict[str, Any]) -> Iterator[JoinerActor]:
+    """A joiner of all partitions, without Ray."""
+    actor = JoinerActor(events, range(NUM_PARTITIONS), CONFIG, FEATURES, StreamTimes(), folder, restored)
+    try:
+        yield actor
+    finally:
+        actor._stream.close()
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(json.dumps(state))
+    return loaded
+
+
+def messages(events: KafkaEvents) -> dict[int, list[bytes]]:
+    """The topic of examples, by partition."""
+    found: dict[int, list[bytes]] = {index: [] for index in range(NUM_PARTITIONS)}
+    with events.open_examples(list(found), dict.fromkeys(found, 0)) as source:
+        while not all(map(source.caught_up, source.partitions)):
+            for record in source.next_batch():
+                assert isinstance(record.payload, bytes)
+                found[record.partition.index].append(record.payload)
+    return found
+
+
+def numbered(payloads: list[bytes]) -> dict[int, Row]:
+    """Examples by number, in the order in which they are new; none is missing, and one that comes again is the same."""
+    rows: dict[int, Row] = {}
+    for part in [decode_rows(payload) for payload in payloads if payload != END_PAYLOAD]:
+        assert part.first <= len(rows)
+        for number, row in enumerate(part.rows.drop_columns(["read_at_ms"]).to_pylist(), part.first):
+            assert rows.setdefault(number, row) == row
+    return rows
+
+
+def undisturbed(events: KafkaEvents, folder: Path) -> dict[int, dict[int, Row]]:
+    """What comes of the events, asked of a joiner directly."""
+    parts: dict[int, list[bytes]] = {index: [] for index in range(NUM_PARTITIONS)}
+    with joiner(events, folder) as actor:
+        actor.read_from("me", dict.fromkeys(range(NUM_PARTITIONS), 0))
+        while not all(END_PAYLOAD in payloads for payloads in parts.values()):
+            for index, payload in actor.poll("me", range(NUM_PARTITIONS), 0.1):
+                parts[index].append(payload)
+    return {index: numbered(payloads) for index, payloads in parts.items()}
+
+
+def num_rows(rows: dict[int, dict[int, Row]]) -> int:
+    return sum(map(len, rows.values()))
+
+
+@pytest.mark.timeout(240)
+def test_what_a_broker_has_lost_is_sent_again(events: KafkaEvents, tmp_path: Path) -> None:
+    expected = undisturbed(events, tmp_path)
+    with joiner(LosingEvents(**vars(events)), tmp_path) as losing:
+        with pytest.raises(ServiceError, match="the broker is gone"):
+            losing.run()
+        state = through_json(losing.state())
+    stored = {index: numbered(payloads) for index, payloads in messages(events).items()}
+    emitted = sum(part["num_emitted"] for part in state["partitions"].values())
+    assert 0 < num_rows(stored) < emitted < num_rows(expected) == NUM_IMPRESSIONS
+
+    for _ in range(2):  # the second time after a joiner that had come to the end, which nobody may have heard of
+        num_messages = {index: len(payloads) for index, payloads in messages(events).items()}
+        with joiner(events, tmp_path, state) as again:
+            again.run()
+            state = through_json(again.state())
+        found = messages(events)
+        assert {index: numbered(payloads) for index, payloads in found.items()} == expected
+        assert all(payloads[-1] == END_PAYLOAD and len(payloads) > num_messages[at] for at, payloads in found.items())
+        assert state["unsent"] == []

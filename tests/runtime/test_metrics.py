@@ -1,0 +1,152 @@
+"""What actors and the job note reaches Prometheus: scraped over HTTP from the Ray node, as values."""
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.runtime.actors import start_actor, wait_for
+from recsys.runtime.cluster import metrics_targets, ray_session, write_metrics_targets
+from recsys.runtime.metrics import METRICS, SECONDS, RunMetrics, ShardMetrics, WorkerMetrics
+
+WAIT_SECONDS = 60
+LINE = re.compile(r"ray_(recsys_\w+?)(_bucket|_count)?\{(.*)\} (\S+)")
+
+
+def noting() -> type:
+    """A kind of actor that notes what a shard and a worker would; local, since actors can not import a test."""
+
+    class Noting:
+        def note(self, number: int) -> None:
+            shard, worker = ShardMetrics(number), WorkerMetrics(number)
+            for _ in range(3):
+                shard.pulled(0.0015, 100)
+            shard.pushed(0.3, np.int64(7))  # type: ignore[arg-type]  # numbers come out of numpy too
+            shard.pushed(0.004, 0)  # nothing is nothing to add
+            shard.state(applied_step=9, queued_parts=2, staleness_steps=1, rows=1000 + number, bytes=64_000)
+            worker.step(0.02, 0.003, 64)
+            worker.step(0.03, 0.003, 36)
+            worker.lag(12)
+
+    return Noting
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, ...], float]]:
+    """Every sample of ours, by (name, label=value, …), once two actors and the job have noted theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")
+        with ray_session():
+            run = RunMetrics()
+            run.checkpointed(2.5, 0.25, 123_456)
+            run.checkpoint_age(4.0)
+            run.recovered(6.5)
+            run.lost_steps(3)
+            RunMetrics().lost_steps(2)  # another part of the job adds to the same
+            actors = [start_actor(noting()) for _ in range(2)]
+            wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
+            path = tmp_path_factory.mktemp("run") / "metrics.json"
+            write_metrics_targets(path)
+            [group] = json.loads(path.read_text())
+            assert group == {"labels": {"job": "ray"}, "targets": metrics_targets()}
+            [target] = group["targets"]
+            assert target.startswith("127.0.0.1:")
+            yield samples_once_complete(target)
+
+
+def samples_once_complete(target: str) -> dict[tuple[str, ...], float]:
+    """What Prometheus would read, once every metric is there for whoever has it."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        samples = parsed(urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode())
+        series = {key[:2] for key in samples}
+        missing = [key for key in wanted_series() if key not in series]
+        if not missing:
+            return samples
+        assert time.monotonic() < deadline, f"never exported: {missing}"
+        time.sleep(0.2)
+
+
+def wanted_series() -> list[tuple[str, ...]]:
+    numbers = ("0", "1")
+    return [
+        key
+        for name, metric in METRICS.items()
+        for key in ([(name, f"{metric.label}={n}") for n in numbers] if metric.label else [(name,)])
+    ]
+
+
+def parsed(text: str) -> dict[tuple[str, ...], float]:
+    """Samples by name and our own labels; of a histogram, ``le`` is one, and the count has none."""
+    samples = {}
+    for line in text.splitlines():
+        if match := LINE.fullmatch(line):
+            name, part, labels, value = match.groups()
+            found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            own = [f"{label}={found[label]}" for label in ("shard", "worker", "le") if label in found]
+            samples[(name, *own, *(["count"] if part == "_count" else []))] = float(value)
+    return samples
+
+
+def test_histograms_count_in_the_right_buckets(scraped: dict[tuple[str, ...], float]) -> None:
+    for shard in ("shard=0", "shard=1"):
+        assert scraped["recsys_pull_seconds", shard, "count"] == 3
+        assert scraped["recsys_pull_seconds", shard, "le=0.001"] == 0
+        assert scraped["recsys_pull_seconds", shard, "le=0.002"] == 3
+        assert scraped["recsys_push_seconds", shard, "le=0.005"] == 1
+        assert scraped["recsys_push_seconds", shard, "le=0.5"] == 2
+    assert scraped["recsys_step_seconds", "worker=1", "le=0.02"] == 1
+    assert scraped["recsys_step_seconds", "worker=1", "count"] == 2
+    assert scraped["recsys_wait_seconds", "worker=1", "le=0.005"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        ("recsys_pulled_rows_total", "shard=0", 300),
+        ("recsys_pushed_rows_total", "shard=0", 7),
+        ("recsys_rows", "shard=0", 1000),
+        ("recsys_rows", "shard=1", 1001),
+        ("recsys_bytes", "shard=1", 64_000),
+        ("recsys_applied_step", "shard=1", 9),
+        ("recsys_queued_parts", "shard=1", 2),
+        ("recsys_staleness_steps", "shard=1", 1),
+        ("recsys_examples_total", "worker=0", 100),
+        ("recsys_lag_events", "worker=0", 12),
+        ("recsys_checkpoint_age_seconds", None, 4.0),
+        ("recsys_checkpoint_seconds", None, 2.5),
+        ("recsys_checkpoint_pause_seconds", None, 0.25),
+        ("recsys_checkpoint_bytes", None, 123_456),
+        ("recsys_recovery_seconds", None, 6.5),
+        ("recsys_lost_steps_total", None, 5),
+    ],
+)
+def test_counters_and_gauges(
+    name: str, number: str | None, value: float, scraped: dict[tuple[str, ...], float]
+) -> None:
+    assert scraped[(name, number) if number else (name,)] == value
+
+
+def test_boundaries_are_1_2_5_of_every_power_of_ten() -> None:
+    assert SECONDS[:4] == (0.0001, 0.0002, 0.0005, 0.001)
+    assert SECONDS[-1] == 50.0
+    assert list(SECONDS) == sorted(set(SECONDS))
+
+
+def test_to_note_a_value_takes_microseconds_with_or_without_a_ray() -> None:
+    """A step takes a few milliseconds; a thousandth of that is what a note may cost (it costs a fifth of it)."""
+    shard = ShardMetrics(0)
+    started = time.perf_counter()
+    for _ in range(2000):
+        shard.pulled(0.001, 100)
+    assert (time.perf_counter() - started) / 2000 < 100e-6
+
+
+def test_a_file_of_targets_is_all_or_nothing(tmp_path: Path, scraped: dict[tuple[str, ...], float]) -> None:
+    write_metrics_targets(tmp_path / "metrics.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]

@@ -142,8 +142,8 @@ class OnlineRun:
 
     def expect_workers(self, shard: int) -> None:
         """Tell a shard that was made anew who takes part now."""
-        running, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
-        members = {worker: 1 for worker, answer in enumerate(self.training) if answer not in running}
+        done, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
+        members = {worker: 1 for worker, answer in enumerate(self.training) if answer not in done}
         self.store.shards[shard].call("regroup", members)()
 
     def _reached(self) -> tuple[int, dict[int, tuple[int, int]]]:

@@ -83,8 +83,9 @@ class Steps:
         self._advance()
 
     def regroup(self, members: Mapping[int, int]) -> None:
-        """Count on these workers alone, from these steps on."""
+        """Count on these workers alone, from these steps on. What namesakes of theirs took before is not theirs."""
         self._members = dict(members)
+        self.taken = {w: taken for w, taken in self.taken.items() if w in members and taken[0] >= members[w]}
         self._advance()
 
     def leave(self, worker: int) -> None:

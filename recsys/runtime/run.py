@@ -131,11 +131,9 @@ class OnlineRun:
 
     def replace_worker(self, worker: int) -> None:
         """Put another in a lost worker's place: it takes the steps that a shard still misses of it."""
-        taken = [found[worker] for shard in self.store.shards if worker in (found := shard.call("taken")())]
-        step, position = min(taken, key=lambda part: part[0], default=(self._begun.step, self._begun.position))
-        mine = self._partitions_of(worker)
+        step, position = self._taken_by(worker) or self._furthest()
         known = {**self._begun.position, **self.store.shards[0].call("position")(), **position}
-        task = self._task(worker, step, {partition: known[partition] for partition in mine})
+        task = self._task(worker, step, {partition: known[partition] for partition in self._partitions_of(worker)})
         self.workers[worker] = self._started(WorkerActor, task, threads=8, placement=self.settings.placement.worker)
         self.training[worker] = self.workers[worker].run.remote()
         wait_for(self._publisher.set_workers.remote(self.workers))
@@ -145,6 +143,17 @@ class OnlineRun:
         done, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
         members = {worker: 1 for worker, answer in enumerate(self.training) if answer not in done}
         self.store.shards[shard].call("regroup", members)()
+
+    def _taken_by(self, worker: int) -> tuple[int, StreamPosition] | None:
+        """The step of a worker that every shard has a part of, and its stream's position; None where none knows one."""
+        taken = [found[worker] for shard in self.store.shards if worker in (found := shard.call("taken")())]
+        return min(taken, key=lambda part: part[0], default=None)
+
+    def _furthest(self) -> tuple[int, StreamPosition]:
+        """The last step that a shard has applied, and the streams' positions after it: a lost one is behind."""
+        looks = self.store.look()
+        shard = max(range(len(looks)), key=lambda shard: looks[shard]["applied"])
+        return looks[shard]["applied"], self.store.shards[shard].call("position")()
 
     def _reached(self) -> tuple[int, dict[int, tuple[int, int]]]:
         """The step that all shards have applied, and the streams' positions after it: nobody trains."""

@@ -1,14 +1,16 @@
 """The record of a run: every example's prediction, made before it was learned.
 
 Written as the run goes, so that memory stays flat and an audit can count by request id what was trained. One file a
-worker and start, of Arrow record batches one after the other: what was flushed is there, however the worker ends. Each
+start of a worker, of Arrow record batches one after the other: what was flushed is there, however the worker ends. Each
 prediction carries its step, so that a run which goes back to a step drops those after it.
 
 Shape suffixes: B examples of a batch, N predictions of a run.
 """
 
 import os
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +35,14 @@ _ROWS_PER_WRITE = 8192
 
 
 class PredictionLog:
-    """Appends a worker's predictions to a file of its own in ``folder``."""
+    """Appends a worker's predictions to a file of its own in ``folder``.
+
+    One that takes the place of another which began after the same step has another file: that one may still write.
+    """
 
     def __init__(self, folder: Path, *, worker: int = 0, step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"worker-{worker:04}-after-{step:012}.arrow").open("xb")
+        self._file = _new_file(folder, f"worker-{worker:04}-after-{step:012}")
         self._writer = pa.ipc.new_stream(self._file, _SCHEMA)
         self._waiting: list[pa.RecordBatch] = []
         self._num_waiting = 0
@@ -108,6 +113,16 @@ def drop_predictions(folder: Path, after: int) -> int:
             writer.write_table(kept)
         os.replace(beside, path)
     return dropped
+
+
+def _new_file(folder: Path, name: str) -> BinaryIO:
+    """The first of ``name.arrow``, ``name-again-1.arrow``, … that nobody has."""
+    for again in count():
+        try:
+            return (folder / f"{name}{f'-again-{again}' if again else ''}.arrow").open("xb")
+        except FileExistsError:
+            continue
+    raise AssertionError("count never ends")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -121,6 +121,19 @@ def test_workers_leave_and_join() -> None:
     assert steps.applied == 10  # nobody took the steps between
 
 
+def test_what_a_worker_took_before_workers_changed_is_not_taken_for_its_namesakes() -> None:
+    """Worker 1 of two reads other partitions than worker 1 of three: where it stood says nothing of that one."""
+    steps = Steps(store(), members={0: 1, 1: 1})
+    for worker in (0, 1):
+        steps.add(part(worker, 1))
+    steps.regroup({0: 1, 1: 1})  # the same workers
+    assert {worker: step for worker, (step, _) in steps.taken.items()} == {0: 1, 1: 1}
+    steps.regroup({0: 2, 1: 2, 2: 2})
+    assert steps.taken == {}
+    steps.add(part(1, 2))
+    assert steps.taken[1][0] == 2
+
+
 def test_between_two_steps_a_shard_can_be_read() -> None:
     rows = store()
     steps = Steps(rows, members={0: 1})

@@ -154,3 +154,22 @@ def test_integers_and_strings_are_different_ids(tmp_path: Path) -> None:
     table = read_predictions(tmp_path)
     assert table.column("user_id").to_pylist() == ids
     assert table.column("item_id").to_pylist() == ids[::-1]
+
+
+def test_a_worker_that_takes_over_before_the_first_step_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Its predecessor, killed, had opened one after the same step; what lies in that stays."""
+    first, second = (PredictionLog(tmp_path, worker=1, step=4) for _ in range(2))
+    first.add(5, batch_of(0, 2), probabilities_of(0, 2))
+    first.flush()
+    third = PredictionLog(tmp_path, worker=1, step=4)
+    third.add(6, batch_of(2, 1), probabilities_of(2, 1))
+    for log in (first, second, third):
+        log.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "worker-0001-after-000000000004-again-1.arrow",
+        "worker-0001-after-000000000004-again-2.arrow",
+        "worker-0001-after-000000000004.arrow",
+    ]
+    assert requests(tmp_path) == ["r0", "r1", "r2"]
+    assert drop_predictions(tmp_path, after=5) == 1
+    assert requests(tmp_path) == ["r0", "r1"]

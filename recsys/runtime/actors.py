@@ -9,6 +9,8 @@ import ray
 from recsys.errors import RecsysError, ServiceError
 from recsys.fields import AtLeast
 
+_OURS = f"{RecsysError.__module__}."  # how Ray's text of an error begins that was raised there; ActorDied's does not
+
 
 class ActorDied(ServiceError):
     """An actor is gone, and what it held with it: asking again will not help."""
@@ -51,18 +53,24 @@ def start_actor(
 
 
 def has_died(answer: Any) -> bool:
-    """Whether the actor that was to give an answer that is there is dead: it, not another that it asked."""
+    """Whether the actor that was to give an answer that is there was killed: it, not another that it asked.
+
+    One that raised an error before it was made is not: another in its place would raise that too.
+    """
     try:
         ray.get(answer)
-    except ray.exceptions.RayActorError:
-        return True
+    except ray.exceptions.RayActorError as error:
+        return not error.actor_init_failed
     except ray.exceptions.RayError:
         return False
     return False
 
 
 def wait_for(answer: Any) -> Any:
-    """The value of a Ray answer. A RecsysError raised there is raised here; any other keeps the actor's traceback."""
+    """The value of a Ray answer. A RecsysError raised there is raised here; any other keeps the actor's traceback.
+
+    ActorDied where the actor is gone; where an error of ours kept it from being made, a ServiceError says which.
+    """
     try:
         return ray.get(answer)
     except ray.exceptions.RayTaskError as error:
@@ -70,7 +78,10 @@ def wait_for(answer: Any) -> Any:
             raise error.cause from None
         raise
     except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-        raise ActorDied(f"a Ray actor died: {_reason(error)}") from error
+        reason = _reason(error)
+        if reason.startswith(_OURS):
+            raise ServiceError(f"a Ray actor could not be made: {reason.removeprefix(_OURS)}") from error
+        raise ActorDied(f"a Ray actor died: {reason}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -13,12 +13,14 @@ from types import TracebackType
 from typing import Self
 
 from recsys.embedded.process import LOOPBACK, GuardedProcess, ServerProcess, folder_lock, free_ports
+from recsys.errors import ServiceError
 from recsys.runtime.cluster import LOOPBACK_SWITCH
 
 _START_SECONDS = 120.0
 _LOCK_SECONDS = 12.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 _STARTED = "Ray runtime started."
+_TRIES = 3  # for each node: on a busy machine Ray's half minute is not always enough
 
 
 class LoopbackNode(ServerProcess):
@@ -67,8 +69,7 @@ class LoopbackCluster:
 
     def __init__(self, folder: Path, nodes: Sequence[Mapping[str, float]], *, num_cpus: int = 2) -> None:
         self._folder, self._resources, self._num_cpus = folder.resolve(), nodes, num_cpus
-        self._port, self._dashboard_port, *self._ports = free_ports(4 + len(nodes))
-        self._metrics_port = self._ports.pop()
+        self._port, self._dashboard_port, self._metrics_port = free_ports(3)
         self._token = secrets.token_hex(32)
 
     @property
@@ -96,11 +97,22 @@ class LoopbackCluster:
             # Where Ray has its files too, by default: the paths of sockets must be short.
             self._temp_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")))
             self.head = stack.enter_context(self._head())
-            self.nodes = []
+            self.nodes, self._started = [], stack
             for resources in self._resources:  # one by one: Ray gives each of them half a minute
-                self.nodes.append(stack.enter_context(self._node(resources)))
+                self.add_node(resources)
             self._started = stack.pop_all()
         return self
+
+    def add_node(self, resources: Mapping[str, float]) -> LoopbackNode:
+        """One more node, or one for another that was killed; ends with the others."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self.nodes.append(self._started.enter_context(self._node(resources)))
+                break
+            except ServiceError:
+                if not left:
+                    raise
+        return self.nodes[-1]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -130,7 +142,7 @@ class LoopbackCluster:
             f"--num-cpus={self._num_cpus}",
             f"--resources={json.dumps(dict(resources))}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}",
-            f"--dashboard-agent-listen-port={self._ports.pop()}",
+            f"--dashboard-agent-listen-port={free_ports(1)[0]}",
             "--min-worker-port=0",  # any: Ray's own range is one for all nodes of a machine
             "--max-worker-port=0",
             "--include-log-monitor=false",

@@ -56,6 +56,7 @@ class OnlineRun:
         self.training: list[Any] = []
         self._others: list[Any] = []
         self._past_delays_ms: list[np.ndarray] = []
+        self.is_described = False  # in Redis: its name is this run's from then on
         self._actors: list[Any] = []  # all that were started, whatever became of the rest
 
     def prepare(self) -> None:
@@ -217,6 +218,7 @@ class OnlineRun:
         )
         about = {"data": settings.data_name}
         wait_for(publisher.describe.remote(settings.blueprint.to_json(), about, start.published is None))
+        self.is_described = True
         wait_for(publisher.set_workers.remote(self.workers))
         return publisher
 

@@ -8,7 +8,7 @@ exactly.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from recsys.runtime.run import OnlineRun, Start
 from recsys.runtime.saving import Saved, Saver
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import start_at
+from recsys.sync.publisher import published_versions
 from recsys.training.checkpoint import Checkpoints
 
 _LOOK_SECONDS = 0.5
@@ -108,9 +109,11 @@ class Watch:
                 run.kill()
                 self._settle()
                 self._check_hope(error)
-                start = self._last_checkpoint(error)
+                start = self._last_checkpoint(run, start, error)
             except (RecsysError, ray.exceptions.RayError) as error:
-                raise self._with_what_is_kept(run, saver, error) from error
+                problem = self._with_what_is_kept(run, saver, error)
+                run.kill()
+                raise problem from error
 
     @property
     def lost_steps(self) -> int:
@@ -203,11 +206,17 @@ class Watch:
                 f"{kept[0] if kept else 'the beginning'} with resume={self._settings.folder}"
             ) from error
 
-    def _last_checkpoint(self, error: ActorDied) -> Start:
+    def _last_checkpoint(self, run: OnlineRun, start: Start, error: ActorDied) -> Start:
+        """Where to go on; what died before there was a checkpoint begins again where it began."""
         self._what_died = str(error)
-        name = self._checkpoints.names()[-1]
-        self._say(f"{error}; everything goes back to {name}")
-        return start_at(self._settings, self._checkpoints, name, self._redis_url)[0]
+        names = self._checkpoints.names()
+        if names:
+            self._say(f"{error}; everything goes back to {names[-1]}")
+            return start_at(self._settings, self._checkpoints, names[-1], self._redis_url)[0]
+        self._say(f"{error}; everything begins again")
+        if not run.is_described:
+            return start
+        return replace(start, published=published_versions(self._redis_url, self._settings.layout))
 
     def _note_recovery(self, mode: str, what: str, step: int, died_at: float) -> None:
         recovery = Recovery(mode, what, step, time.monotonic() - died_at)
@@ -215,8 +224,10 @@ class Watch:
         self._metrics.recovered(recovery.seconds)
 
     def _with_what_is_kept(self, run: OnlineRun, saver: Saver, error: Exception) -> Exception:
-        """Save what can be, and say in the error where it is."""
+        """Save what can be, and say in the error where it is; a run that never began has nothing to save."""
         folder = self._settings.folder
+        if not run.training:
+            return error
         try:
             ray.wait(run.stop(), num_returns=len(run.training))
             self._settle()

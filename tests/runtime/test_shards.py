@@ -14,7 +14,7 @@ from recsys.rows.initial import Initial
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Adagrad, Adam
 from recsys.rows.store import RowGroup, RowStore, Snapshot
-from recsys.runtime.actors import start_actor, wait_for
+from recsys.runtime.actors import ActorDied, has_died, start_actor, wait_for
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.shards import Begin, RowShard, start_shards
 
@@ -79,6 +79,16 @@ def test_a_dead_actor_is_a_service_error() -> None:
         for _ in range(600):  # it dies soon, not at once
             wait_for(actor.look.remote())
             time.sleep(0.05)
+
+
+def test_what_keeps_an_actor_from_being_made_is_said_and_no_death() -> None:
+    """Another in its place would meet it too: nobody recovers from that."""
+    actor = start_actor(RowShard, GROUPS, 0, 1, Begin(start=Snapshot((0,), {}), checkpoints="/nowhere", name="none"))
+    answer = actor.ready.remote()
+    with pytest.raises(ServiceError, match="a Ray actor could not be made: DataError: no checkpoint in /") as raised:
+        wait_for(answer)
+    assert not isinstance(raised.value, ActorDied)
+    assert not has_died(answer)
 
 
 def test_packing_round_trip() -> None:

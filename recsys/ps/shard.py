@@ -42,20 +42,26 @@ class StepShard:
 
     # --- what workers call
 
-    def pull(self, keys: Mapping[str, Keys], after: int | None = None) -> dict[str, Floats]:
-        """Rows; those of a worker that has pushed step ``after``: not staler than it may see."""
+    def pull(
+        self, keys: Mapping[str, Keys], after: int | None = None, *, out: Mapping[str, Floats] | None = None
+    ) -> dict[str, Floats]:
+        """Rows (into ``out``, where it is given); of a worker that has pushed step ``after``: not staler than it may
+        see.
+        """
         if after is not None:
             with self._lock:
                 known = self.steps.after(after - self.steps.staleness)
             known.result()
         with self._lock:
-            return self._pull(keys)
+            return self._pull(keys, out)
 
-    def prefetch(self, worker: int, step: int, keys: Mapping[str, Keys]) -> dict[str, Floats]:
+    def prefetch(
+        self, worker: int, step: int, keys: Mapping[str, Keys], *, out: Mapping[str, Floats] | None = None
+    ) -> dict[str, Floats]:
         """Rows as they are now; the answer to the worker's push of ``step`` says which of them have changed since."""
         with self._lock:
             self._ahead[worker] = _Ahead(step, keys, self.store.sequence)
-            return self._pull(keys)
+            return self._pull(keys, out)
 
     def push(self, part: Part, refresh: bool) -> Refreshed | None:
         """Take a part; answers when the worker may go on, with what has changed of what it read ahead.
@@ -143,9 +149,9 @@ class StepShard:
         with self._lock:
             return dict(self.steps.position)
 
-    def _pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
+    def _pull(self, keys: Mapping[str, Keys], out: Mapping[str, Floats] | None) -> dict[str, Floats]:
         started = time.perf_counter()
-        rows = self.store.pull(keys)
+        rows = self.store.pull(keys, out)
         self._noted("pull", time.perf_counter() - started, sum(map(len, keys.values())))
         return rows
 

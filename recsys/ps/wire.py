@@ -6,12 +6,13 @@ Shape suffixes: N keys of a group, W row width.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.hashing import Floats, Keys
+from recsys.rows.store import Gradients
 
 
 class PackedKeys(NamedTuple):
@@ -62,3 +63,11 @@ class PackedRows(NamedTuple):
 
 def _joined(parts: list[npt.NDArray], dtype: type) -> npt.NDArray:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def gradients_of(keys: Mapping[str, Keys], rows: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, Gradients]:
+    """What is pushed, of its arrays by group; ``counts`` are of the groups that come with some."""
+    return {
+        name: (keys_N, rows[name], counts[name]) if name in counts else (keys_N, rows[name])
+        for name, keys_N in keys.items()
+    }

@@ -19,7 +19,7 @@ from recsys.errors import ServiceError
 
 READ, READ_ANSWER, PUSH, PUSH_ANSWER = range(4)
 _REGIONS = 4
-_FOLDER = Path("/dev/shm")
+FOLDER = Path("/dev/shm")
 _ALIGNED = 64
 
 
@@ -55,20 +55,20 @@ class Lane:
         name = f"recsys-{os.getpid()}-{secrets.token_hex(8)}"
         size = _REGIONS * -(-capacity // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
-            descriptor = os.open(_FOLDER / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            descriptor = os.open(FOLDER / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             try:
                 os.ftruncate(descriptor, size)
                 return cls(name, mmap.mmap(descriptor, size))
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise LaneLost(f"no shared memory in {_FOLDER} ({error.strerror})") from error
+            raise LaneLost(f"no shared memory in {FOLDER} ({error.strerror})") from error
 
     @classmethod
     def opened(cls, name: str) -> "Lane":
         """The other end; LaneLost where it does not lie on this machine."""
         try:
-            descriptor = os.open(_FOLDER / Path(name).name, os.O_RDWR)
+            descriptor = os.open(FOLDER / Path(name).name, os.O_RDWR)
             try:
                 return cls(name, mmap.mmap(descriptor, os.fstat(descriptor).st_size))
             finally:
@@ -78,7 +78,7 @@ class Lane:
 
     def unlink(self) -> None:
         """Take the name away, once both ends are open: nothing is left of it when they end, however they do."""
-        (_FOLDER / self.name).unlink(missing_ok=True)
+        (FOLDER / self.name).unlink(missing_ok=True)
 
     def put(self, region: int, *parts: Mapping[str, npt.NDArray]) -> tuple[Laid, ...]:
         """Write arrays, keys or rows, to a region; what ``get`` is told."""
@@ -93,6 +93,11 @@ class Lane:
             at = -(-at // _ALIGNED) * _ALIGNED
             laid.append(Laid(tuple(lengths)))
         return tuple(laid)
+
+    def room(self, region: int, lengths: Mapping[str, int], widths: Mapping[str, int]) -> tuple[Laid, dict[str, Any]]:
+        """Rows of several groups to be written to a region in place; and what ``get`` is told of them."""
+        laid = Laid(tuple((name, length, widths[name]) for name, length in lengths.items()))
+        return laid, self.get(region, laid)[0]
 
     def get(self, region: int, *laid: Laid) -> list[dict[str, Any]]:
         """What lies in a region, in place."""

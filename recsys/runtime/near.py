@@ -1,9 +1,8 @@
-"""A shard seen by one worker on the same machine: the arrays of a step go through memory that both have."""
+"""A shard seen by one worker on the same machine: a step's arrays go through memory that both have, calls by a bell."""
 
-import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, NamedTuple
 
 from recsys.hashing import Keys
 from recsys.ps.client import Pending
@@ -11,11 +10,19 @@ from recsys.ps.shard import Refreshed
 from recsys.ps.steps import Part
 from recsys.rows.store import RowGroup
 from recsys.runtime.actors import wait_for
+from recsys.runtime.bells import Bell, Door, Message, Push, Read
 from recsys.runtime.lanes import PUSH, PUSH_ANSWER, READ, READ_ANSWER, Laid, Lane, LaneLost, bytes_for
 from recsys.runtime.shards import RayShard
 
 _FIRST_BYTES = 1 << 20
 _GROWTH = 1.5
+
+
+class _Line(NamedTuple):
+    """Memory and bell of one worker and one shard."""
+
+    lane: Lane
+    bell: Bell
 
 
 def near(shards: Sequence[RayShard], groups: Sequence[RowGroup]) -> list["NearShard"]:
@@ -27,14 +34,15 @@ def near(shards: Sequence[RayShard], groups: Sequence[RowGroup]) -> list["NearSh
 class NearShard:
     """A RayShard for one thread, which waits for each read's and each push's answer before the next.
 
-    Where the shard is on another machine, or there is no shared memory, everything goes by Ray.
+    Where the shard is on another machine, or there is no shared memory, everything goes by Ray; and what was asked of
+    a shard that has died meanwhile, once more: Ray knows whether it comes back.
     """
 
     def __init__(self, shard: RayShard, widths: Mapping[str, int]) -> None:
         self._shard, self._widths = shard, dict(widths)
-        self._id = secrets.token_hex(8)
-        self._lane: Lane | None = None
+        self._line: _Line | None = None
         self._is_far = False
+        self._numbers = count()
 
     def call(self, method: str, *arguments: Any) -> Pending:
         """See Shard.call."""
@@ -50,63 +58,84 @@ class NearShard:
 
     def _read(self, method: str, keys: Mapping[str, Keys], *others: int) -> Pending:
         arguments = (keys, *others) if method == "pull" else (*others, keys)
-        num_keys = sum(map(len, keys.values()))
-        lane = self._lane_of(bytes_for(num_keys, [keys], self._widths))
-        if lane is None:
+        line = self._line_of(bytes_for(sum(map(len, keys.values())), [keys], self._widths))
+        if line is None:
             return self._shard.call(method, *arguments)
-        asked = self._shard.actor.read_laid.remote((self._id, lane.name), method, lane.put(READ, keys), others)
+        asked = Read(next(self._numbers), method, line.lane.put(READ, keys), others)
 
-        def answer() -> Any:
-            laid: tuple[Laid, ...] | None = self._answered(asked)
-            if laid is None:
-                return self._shard.call(method, *arguments)()
-            return lane.get(READ_ANSWER, *laid)[0]
+        def rows(laid: tuple[Laid, ...]) -> Any:
+            return line.lane.get(READ_ANSWER, *laid)[0]
 
-        return answer
+        return self._rung(line, asked, rows, otherwise=(method, *arguments))
 
     def _push(self, part: Part, refresh: bool) -> Pending:
         keys = {name: arrays[0] for name, arrays in part.gradients.items()}
         rows = {name: arrays[1] for name, arrays in part.gradients.items()}
         counts = {name: arrays[2] for name, arrays in part.gradients.items() if len(arrays) == 3}
-        num_keys = sum(map(len, keys.values()))
-        lane = self._lane_of(bytes_for(num_keys, [keys, rows, counts], self._widths))
-        if lane is None:
+        line = self._line_of(bytes_for(sum(map(len, keys.values())), [keys, rows, counts], self._widths))
+        if line is None:
             return self._shard.call("push", part, refresh)
-        laid = lane.put(PUSH, keys, rows, counts)
-        sent = self._shard.actor.push_laid.remote((self._id, lane.name), replace(part, gradients={}), laid, refresh)
+        told = Push(
+            next(self._numbers), line.lane.put(PUSH, keys, rows, counts), refresh,
+            part.worker, part.step, part.event_time_ms, part.weight, part.position,
+        )  # fmt: skip
 
-        def answer() -> Refreshed | None:
-            answered = self._answered(sent)
-            if answered is None:
-                found: Refreshed | None = self._shard.call("push", part, refresh)()
-                return found
-            if not answered:  # of what was read ahead, nothing is known there
-                return None
-            positions, fresh = lane.get(PUSH_ANSWER, *answered)
+        def refreshed(laid: tuple[Laid, ...]) -> Refreshed:
+            positions, fresh = line.lane.get(PUSH_ANSWER, *laid)
             return {name: (positions[name], fresh[name]) for name in positions}
+
+        return self._rung(line, told, refreshed, otherwise=("push", part, refresh))
+
+    def _rung(
+        self, line: _Line, message: Read | Push, read: Callable[[tuple[Laid, ...]], Any], otherwise: tuple[Any, ...]
+    ) -> Pending:
+        """Ring; what ``read`` makes of the answer, or the answer by Ray where nobody answers here any more."""
+        if not self._sent(line, message):
+            return self._shard.call(*otherwise)
+
+        def answer() -> Any:
+            try:
+                answered = line.bell.answer_to(message.number)
+            except LaneLost:
+                self._drop(line)
+                return self._shard.call(*otherwise)()
+            if answered.failed:
+                wait_for(self._shard.actor.failed.remote(line.lane.name, message.number))
+            return None if answered.laid is None else read(answered.laid)
 
         return answer
 
-    def _answered(self, asked: Any) -> Any:
-        """The answer; None where the lane is not known there any more: then all goes by Ray, this once."""
+    def _sent(self, line: _Line, message: Message) -> bool:
         try:
-            return wait_for(asked)
+            line.bell.send(message)
         except LaneLost:
-            self._lane = None
-            return None
+            self._drop(line)
+            return False
+        return True
 
-    def _lane_of(self, num_bytes: int) -> Lane | None:
-        """A lane whose regions hold so much; None where there can be none."""
-        if self._is_far or (self._lane is not None and self._lane.capacity >= num_bytes):
-            return self._lane
+    def _drop(self, line: _Line) -> None:
+        if self._line is line:
+            self._line = None
+
+    def _line_of(self, num_bytes: int) -> _Line | None:
+        """A line whose lane's regions hold so much; None where there can be none."""
+        if self._is_far or (self._line is not None and self._line.lane.capacity >= num_bytes):
+            return self._line
         try:
-            lane = Lane.create(max(_FIRST_BYTES, int(_GROWTH * num_bytes)))
+            self._line = self._opened(max(_FIRST_BYTES, int(_GROWTH * num_bytes)))
         except LaneLost:
-            self._lane, self._is_far = None, True
-            return None
+            self._line = None
+        self._is_far = self._line is None
+        return self._line
+
+    def _opened(self, capacity: int) -> _Line:
+        """A new line; LaneLost where the shard is on another machine. What is under way on another still comes."""
+        lane = Lane.create(capacity)
+        door = Door(lane.name)
         try:
-            self._is_far = not wait_for(self._shard.actor.open_lane.remote(self._id, lane.name))
+            if not wait_for(self._shard.actor.open_lane.remote(lane.name)):
+                raise LaneLost("the shard is on another machine")
+            return _Line(lane, door.accept())
         finally:
             lane.unlink()
-        self._lane = None if self._is_far else lane
-        return self._lane
+            door.close()

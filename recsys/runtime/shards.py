@@ -16,13 +16,13 @@ from recsys.ps.client import Pending, wait_all
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets, split_snapshot
 from recsys.ps.shard import Refreshed, StepShard
 from recsys.ps.steps import Part, Steps
-from recsys.ps.wire import PackedKeys, PackedRows
+from recsys.ps.wire import PackedKeys, PackedRows, gradients_of
 from recsys.rows.files import write_part
 from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
-from recsys.rows.store import DENSE, Cursor, Gradients, GroupSnapshot, RowGroup, Snapshot, StreamPosition
+from recsys.rows.store import DENSE, Cursor, GroupSnapshot, RowGroup, Snapshot, StreamPosition
 from recsys.runtime.actors import Placement, start_actor, wait_for
-from recsys.runtime.lanes import PUSH, PUSH_ANSWER, READ, READ_ANSWER, Laid, Lane, LaneLost
+from recsys.runtime.answering import Answering
 from recsys.runtime.metrics import ShardMetrics
 
 _THREADS = 64  # calls that a shard answers at once; those that wait for a step are among them
@@ -78,7 +78,7 @@ class RowShard:
         self._metrics, self._reported_at = ShardMetrics(shard), 0.0
         self._shard = StepShard(store, steps, self._note)
         self._held: dict[str, Snapshot] = {}
-        self._lanes: dict[str, list[Lane]] = {}  # by who uses them: the newest, and the one before it
+        self._answering = Answering(self._shard)
 
     def ready(self) -> None:
         """Answers once the shard is up."""
@@ -99,55 +99,24 @@ class RowShard:
         self, part: Part, keys: PackedKeys, gradients: PackedRows, counts: PackedKeys, refresh: bool
     ) -> tuple[PackedKeys, PackedRows] | None:
         """``StepShard.push``, packed; ``counts`` of the groups that come with some."""
-        pushed = _gradients(keys.unpack(), gradients.unpack(), counts.unpack())
+        pushed = gradients_of(keys.unpack(), gradients.unpack(), counts.unpack())
         changed = self._shard.push(replace(part, gradients=pushed), refresh)
         if changed is None:
             return None
         positions = PackedKeys.of({name: at for name, (at, _) in changed.items()})
         return positions, PackedRows.of({name: rows_UW for name, (_, rows_UW) in changed.items()})
 
-    def open_lane(self, of: str, name: str) -> bool:
-        """Have this process's end of a lane; False where it lies on another machine."""
-        try:
-            self._lanes[of] = [Lane.opened(name), *self._lanes.get(of, ())][:2]
-        except LaneLost:
-            return False
-        return True
+    def open_lane(self, name: str) -> bool:
+        """Answer what comes through a lane; False where it lies on another machine."""
+        return self._answering.open(name)
 
-    def forget_lanes(self) -> None:
-        """Give up every lane's end: their users make new ones."""
-        self._lanes.clear()
+    def close_lanes(self) -> None:
+        """Give up every lane: their users make new ones."""
+        self._answering.close()
 
-    def read_laid(
-        self, lane_of: tuple[str, str], method: str, laid: Sequence[Laid], others: Sequence[int]
-    ) -> tuple[Laid, ...]:
-        """``pull`` or ``prefetch`` through a lane."""
-        lane = self._lane(*lane_of)
-        (keys,) = lane.get(READ, *laid)
-        if method == "pull":
-            rows = self._shard.pull(keys, *others)
-        else:
-            worker, step = others
-            rows = self._shard.prefetch(worker, step, keys)
-        return lane.put(READ_ANSWER, rows)
-
-    def push_laid(self, lane_of: tuple[str, str], part: Part, laid: Sequence[Laid], refresh: bool) -> tuple[Laid, ...]:
-        """``push`` through a lane; answers () where nothing is known of what was read ahead."""
-        lane = self._lane(*lane_of)
-        keys, rows, counts = lane.get(PUSH, *laid)
-        if not self._shard.completes(part):  # it will wait here, longer than it may lie there
-            keys, rows, counts = ({name: a.copy() for name, a in arrays.items()} for arrays in (keys, rows, counts))
-        changed = self._shard.push(replace(part, gradients=_gradients(keys, rows, counts)), refresh)
-        if changed is None:
-            return ()
-        positions = {name: at for name, (at, _) in changed.items()}
-        return lane.put(PUSH_ANSWER, positions, {name: rows_UW for name, (_, rows_UW) in changed.items()})
-
-    def _lane(self, of: str, name: str) -> Lane:
-        for lane in self._lanes.get(of, ()):
-            if lane.name == name:
-                return lane
-        raise LaneLost(f"shard {self._share[0]} was made anew")
+    def failed(self, name: str, number: int) -> None:
+        """Raise what the call of a number through a lane has raised."""
+        raise self._answering.failures.pop((name, number))
 
     def hold(self, step: int, patience_seconds: float, name: str, since: Cursor | None) -> tuple[int, Held]:
         """(step, what was held): a copy of everything after a step, to be written by ``write``. See StepShard.at."""
@@ -187,13 +156,6 @@ class RowShard:
                 rows=sum(store.num_rows().values()),
                 bytes=store.nbytes,
             )
-
-
-def _gradients(keys: Mapping[str, Keys], rows: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, Gradients]:
-    return {
-        name: (keys_N, rows[name], counts[name]) if name in counts else (keys_N, rows[name])
-        for name, keys_N in keys.items()
-    }
 
 
 def _newest(begin: Begin) -> Begin:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.errors import DataError
 from recsys.ps.worker import WorkerRows
 from recsys.rows.initial import Initial
 from recsys.rows.local import LocalRows
@@ -14,6 +15,7 @@ from recsys.rows.policies import FrequencyAdmission
 from recsys.rows.store import RowGroup, Snapshot
 from recsys.runtime import near as near_module
 from recsys.runtime.actors import wait_for
+from recsys.runtime.bells import Answer, Bell, Door
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.lanes import PUSH, READ, Lane, LaneLost
 from recsys.runtime.near import NearShard, near
@@ -68,7 +70,7 @@ def test_steps_through_shared_memory_are_those_of_one_process(monkeypatch: pytes
         if at % 10 == 9:
             theirs.flush()
             for shard in shards:
-                wait_for(shard.actor.forget_lanes.remote())
+                wait_for(shard.actor.close_lanes.remote())
     theirs.flush()
     assert theirs.num_rows() == mine.num_rows()
     everything = {"user": np.unique(np.concatenate([keys["user"] for keys in batches]))}
@@ -100,6 +102,30 @@ def test_without_shared_memory_everything_goes_by_ray(monkeypatch: pytest.Monkey
     rows = WorkerRows(GROUPS[:1], [far])
     keys = {"user": np.array([1, 2])}
     np.testing.assert_array_equal(rows.pull(keys)["user"], GROUPS[0].absent_rows(keys["user"]))
+
+
+def test_what_a_shard_raises_is_raised_here() -> None:
+    (shard,) = near(start_shards(GROUPS, 1, Begin(start=Snapshot((0,), {}), members={0: 1})), GROUPS)
+    with pytest.raises(DataError, match=r"item.*5000"):
+        shard.call("pull", {"item": np.array([5000])})()
+    keys = {"item": np.array([4999])}
+    np.testing.assert_array_equal(shard.call("pull", keys)()["item"], GROUPS[1].absent_rows(keys["item"]))
+
+
+def test_answers_are_found_by_their_numbers() -> None:
+    with_name = Lane.create(1)
+    door = Door(with_name.name)
+    theirs, mine = Bell.opened(with_name.name), door.accept()
+    with_name.unlink()
+    door.close()
+    for number in (1, 2, 3):
+        theirs.send(Answer(number, failed=number == 2))
+    assert [mine.answer_to(number) for number in (3, 1, 2)] == [Answer(3), Answer(1), Answer(2, failed=True)]
+    theirs.close()
+    with pytest.raises(LaneLost, match="the other end is gone"):
+        mine.answer_to(4)
+    with pytest.raises(LaneLost):
+        Bell.opened(with_name.name)
 
 
 def test_regions_do_not_overlap() -> None:

@@ -42,6 +42,7 @@ $(TFRA_VENV)/.installed: $(STAMP)
 
 bench-ps: install ## measure the parameter server beside a store in one process (5 minutes) -> runs/bench/ps.json
 	$(BIN)/python -m benches.ps $(ARGS)
+	$(BIN)/python -m benches.growth
 	$(BIN)/python -m benches.capacity
 
 bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes) -> runs/bench/staleness.json

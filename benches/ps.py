@@ -1,7 +1,7 @@
 """How fast the parameter server on Ray is, beside the same store in this process: ``make bench-ps``.
 
 Two shards on two cores, 30 k unique rows of 16 float32 a step, read and pushed with row-wise Adagrad. Then what reading
-ahead saves of a training step, what a checkpoint costs, and how shards and workers grow. Leaves ``ps.json`` and
+ahead saves of a training step, and what a checkpoint costs. Leaves ``ps.json`` and
 ``ps.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
 """
 
@@ -20,18 +20,17 @@ from rich.console import Console
 
 from benches.neighbours import Neighbours
 from benches.result import Result, Target, Values, against, alone, print_results, write_results
-from benches.stepping import Sizes, batches_for, bench_group, learner, timed_steps
+from benches.stepping import Sizes, batches_for, bench_group, bench_model, learner, timed_steps
 from recsys.errors import RecsysError
 from recsys.ps.client import wait_all
 from recsys.ps.worker import WorkerRows
 from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
 from recsys.rows.store import Snapshot
-from recsys.runtime.actors import start_actor, wait_for
+from recsys.runtime.actors import Placement
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.near import near
 from recsys.runtime.shards import Begin, RayShard, start_shards
-from recsys.training.report import Plot
 
 TITLE = "Parameter server"
 RATE = "M rows/s"
@@ -44,7 +43,7 @@ Told = Callable[[str], None]
 
 def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
     """All measures; writes what they found into ``folder``."""
-    neighbours, plots = Neighbours(), []
+    neighbours = Neighbours()
     with ray_session():
         told("rows a second, beside a store in this process")
         results = stepping(sizes)
@@ -52,13 +51,10 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
         results += waiting(sizes)
         told(f"checkpoints of {sizes.saved_rows:,} rows")
         results += saving(sizes, Path(tempfile.mkdtemp(prefix="bench-", dir=folder)))
-        told("shards and workers")
-        grown, plot = growth(sizes)
-        plots.append(plot)
     others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=others <= _QUIET_CORES) for line in (*results, *grown)]
+    results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
     about = {"sizes": str(sizes), "cores used by others": others, "torch": torch.__version__}
-    told(f"written: {', '.join(map(str, write_results(folder, 'ps', TITLE, results, about, plots)))}")
+    told(f"written: {', '.join(map(str, write_results(folder, 'ps', TITLE, results, about, [])))}")
     return results
 
 
@@ -93,7 +89,8 @@ def waiting(sizes: Sizes) -> list[Result]:
     results = []
     for ahead in (False, True):
         shares, rates = [], []
-        trainer, rows, batches = learner(sizes, lambda groups: near(ray_shards(groups, 2), groups))
+        rows = model_rows(sizes, model_shards(sizes, 2))
+        trainer, batches = learner(sizes, rows)
         for _ in range(sizes.rounds):
             started_at, waited_before = time.perf_counter(), rows.waited_seconds
             if ahead:
@@ -139,52 +136,25 @@ def saving(sizes: Sizes, folder: Path) -> list[Result]:
     return results
 
 
-def growth(sizes: Sizes) -> tuple[list[Result], Plot]:
-    """Rows a second of one worker over 1, 2, 4 shards, and of one and two workers over 2."""
-    results, over_shards = [], {}
-    for num_shards in (1, 2, 4):
-        over_shards[num_shards] = workers_rate(sizes, num_shards, 1)
-        results.append(alone(f"1 worker, {num_shards} shards", RATE, [over_shards[num_shards]]))
-    results.append(alone("2 workers, 2 shards", RATE, [workers_rate(sizes, 2, 2)]))
-    series = {"1 worker": (list(over_shards), list(over_shards.values()))}
-    return results, Plot("Shards on this machine's cores", "shards", RATE, series)
+def model_shards(
+    sizes: Sizes, num_shards: int, num_workers: int = 1, placement: Placement | None = None
+) -> list[RayShard]:
+    """Shards that hold a model's start, and expect these workers from step 1 on."""
+    model = bench_model(sizes)
+    begin = Begin(start=model.start_state(), members=dict.fromkeys(range(num_workers), 1))
+    return start_shards(model.groups, num_shards, begin, placement)
 
 
-class BenchWorker:
-    """One worker of several, in a process of its own."""
-
-    def __init__(self, sizes: Sizes, shards: Sequence[RayShard], worker: int) -> None:
-        torch.set_num_threads(1)
-        self._rows = WorkerRows([bench_group(sizes)], near(shards, [bench_group(sizes)]), worker=worker)
-        self._batches = batches_for(sizes, seed=worker)
-
-    def run(self) -> float:
-        """Seconds for all steps."""
-        return timed_steps(self._rows, self._batches, ahead=True)
-
-
-def workers_rate(sizes: Sizes, num_shards: int, num_workers: int) -> float:
-    """M rows a second of all workers together."""
-    shards = started(sizes, num_shards, num_workers)
-    workers = [start_actor(BenchWorker, sizes, shards, worker) for worker in range(num_workers)]
-    for answer in [worker.run.remote() for worker in workers]:  # the first round fills memory
-        wait_for(answer)
-    started_at = time.perf_counter()
-    for answer in [worker.run.remote() for worker in workers]:
-        wait_for(answer)
-    seconds = time.perf_counter() - started_at
-    return num_workers * batches_for(sizes, seed=0).num_rows / seconds / 1e6
-
-
-def ray_shards(groups: Sequence[Any], num_shards: int, num_workers: int = 1) -> list[RayShard]:
-    """Shards that expect these workers from step 1 on."""
-    begin = Begin(start=Snapshot((0,), {}), members=dict.fromkeys(range(num_workers), 1))
-    return start_shards(groups, num_shards, begin)
+def model_rows(sizes: Sizes, shards: Sequence[RayShard], worker: int = 0) -> WorkerRows:
+    """A model's rows as one worker has them."""
+    groups = bench_model(sizes).groups
+    return WorkerRows(groups, near(shards, groups), worker=worker)
 
 
 def started(sizes: Sizes, num_shards: int, num_workers: int) -> list[RayShard]:
     """Shards of the bench's one row group."""
-    return ray_shards([bench_group(sizes)], num_shards, num_workers)
+    begin = Begin(start=Snapshot((0,), {}), members=dict.fromkeys(range(num_workers), 1))
+    return start_shards([bench_group(sizes)], num_shards, begin)
 
 
 def worker_of(shards: Sequence[RayShard], worker: int) -> WorkerRows:

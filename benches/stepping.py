@@ -4,9 +4,7 @@ Shape suffixes: N keys of a step, W row width, B examples.
 """
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +12,11 @@ from recsys.batches.batch import Bag, LabelledBatch
 from recsys.features.declarations import Feature
 from recsys.hashing import Floats, Keys, mix64
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.ps.worker import WorkerRows
 from recsys.rows.optimizers import RowWiseAdagrad
 from recsys.rows.store import RowGroup, RowStore
 from recsys.training.trainer import Trainer
+
+_NAMES = [f"feature-{at}" for at in range(8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,31 +73,29 @@ def timed_steps(store: RowStore, batches: StepBatches, *, ahead: bool = False) -
     return time.perf_counter() - started
 
 
-def learner(
-    sizes: Sizes, shards_of: Callable[[Sequence[RowGroup]], Sequence[Any]]
-) -> tuple[Trainer, WorkerRows, list[LabelledBatch]]:
-    """A worker that trains DeepFM over eight features of many ids, and its batches."""
-    names = [f"feature-{at}" for at in range(8)]
+def bench_model(sizes: Sizes) -> Recommender:
+    """DeepFM over eight features of many ids."""
     blueprint = Blueprint(
-        features=tuple(Feature(name=name, kind="id", source="item.id") for name in names),
+        features=tuple(Feature(name=name, kind="id", source="item.id") for name in _NAMES),
         table={"kind": "collisionless", "embedding_dim": sizes.width},
         model={"kind": "deepfm", "hidden_sizes": [64, 32]},
         optimizer={"kind": "rowwise_adagrad", "learning_rate": 0.05},
         dense_optimizer={"kind": "adam", "learning_rate": 0.001},
     )
-    recommender = Recommender(blueprint)
-    rows = WorkerRows(recommender.groups, shards_of(recommender.groups))
-    trainer = Trainer(recommender, rows)
-    trainer.start()
-    draw = np.random.default_rng(0)
-    return trainer, rows, [_batch(names, sizes, draw) for _ in range(sizes.steps)]
+    return Recommender(blueprint)
 
 
-def _batch(names: Sequence[str], sizes: Sizes, draw: np.random.Generator) -> LabelledBatch:
+def learner(sizes: Sizes, rows: RowStore, worker: int = 0) -> tuple[Trainer, list[LabelledBatch]]:
+    """Trains ``bench_model`` over rows that hold its start, and its batches."""
+    draw = np.random.default_rng(worker)
+    return Trainer(bench_model(sizes), rows, worker=worker), [_batch(sizes, draw) for _ in range(sizes.steps)]
+
+
+def _batch(sizes: Sizes, draw: np.random.Generator) -> LabelledBatch:
     num = sizes.examples
     offsets = np.arange(num + 1)
     return LabelledBatch(
-        bags={name: Bag(draw.zipf(1.2, num) % sizes.rows, offsets) for name in names},
+        bags={name: Bag(draw.zipf(1.2, num) % sizes.rows, offsets) for name in _NAMES},
         numbers_BM=np.zeros((num, 0), np.float32),
         labels_B=draw.integers(0, 2, num).astype(np.float32),
         weights_B=np.ones(num, np.float32),

@@ -14,6 +14,7 @@ from recsys.events import (
     END_PAYLOAD,
     FACTS,
     IMPRESSIONS,
+    SCHEMAS,
     Action,
     Facts,
     Impression,
@@ -53,7 +54,7 @@ WRONG = {
     },
     ACTIONS: {"request_id": WRONG_NAME, "user_id": WRONG_ID, "kind": WRONG_NAME, "time_ms": WRONG_TIME},
     FACTS: {
-        "of": [*WRONG_NAME, "items", "users", "movie"],
+        "of": [*WRONG_NAME, "items", "users", "movie", "user\n"],
         "id": WRONG_ID,
         "time_ms": WRONG_TIME,
         "facts": [
@@ -106,6 +107,29 @@ def test_a_wrong_field_is_named(topic: str, field: str, value: object) -> None:
     payload = json.dumps({**GOOD[topic], field: value}).encode()
     with pytest.raises(EventError, match=rf"^{topic}: .* - at `\$\.{field}"):
         decode(topic, payload)
+
+
+@pytest.mark.parametrize("topic", GOOD)
+def test_a_newer_version_is_refused_whatever_else_is_in_it(topic: str) -> None:
+    expected = decode(topic, json.dumps(GOOD[topic]).encode())
+    assert decode(topic, json.dumps({**GOOD[topic], "schema_version": 1}).encode()) == expected
+    for fields in ({}, GOOD[topic], dict.fromkeys(GOOD[topic])):
+        payload = json.dumps({**fields, "schema_version": 2}).encode()
+        for written in (payload, payload.replace(b"schema_version", b"schema\\u005fversion")):
+            with pytest.raises(EventError, match=f"^{topic}: schema_version 2, this knows 1; upgrade"):
+                decode(topic, written)
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, "1", None, True])
+def test_a_wrong_version_is_named(version: object) -> None:
+    payload = json.dumps({**GOOD[ACTIONS], "schema_version": version}).encode()
+    with pytest.raises(EventError, match=r"^actions: .* - at `\$\.schema_version`"):
+        decode(ACTIONS, payload)
+
+
+def test_every_topic_of_events_has_a_schema() -> None:
+    assert {topic: schema.version for topic, schema in SCHEMAS.items()} == {IMPRESSIONS: 1, ACTIONS: 1, FACTS: 1}
+    assert {topic: list(schema.fields) for topic, schema in SCHEMAS.items()} == {t: list(GOOD[t]) for t in GOOD}
 
 
 @pytest.mark.parametrize(

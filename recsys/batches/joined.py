@@ -1,7 +1,7 @@
 """Run the joiners of some partitions over a source of events: what a joiner actor does, or a process by itself."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.state import FeatureState, Id
 from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.event_batches import is_batch, rows_of
 from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition, Record, Source
 
 _MAX_QUEUED = 5_000  # events of one partition held while another is waited for
+_MAX_EXAMPLES = 1_000  # in one message: a broker takes 1 MiB, and one message of events, or one instant, can end many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class JoinedStream:
         self._facts_behind = set(self._facts)
         self._last_seen = dict.fromkeys(events.partitions, clock())
         self._watermarks = dict.fromkeys(self.partitions, -1)
+        self._begun: dict[tuple[Partition, int], int] = {}  # (partition, offset) -> its first rows that are joined
         self._ended: set[int] = set()
         self._num_emitted = dict.fromkeys(self.partitions, 0)
         self.num_events = 0
@@ -72,7 +75,7 @@ class JoinedStream:
     def poll(
         self, only: Collection[int], timeout_seconds: float = 0.1, max_events: int = 2_000
     ) -> list[tuple[int, ExampleRows | EndMarker]]:
-        """Read some events and return what became final, by partition; END closes a partition, once."""
+        """Read some messages and return what became final, by partition; END closes a partition, once."""
         wanted = self._wanted(only)
         records = self._events.next_batch(max_events, timeout_seconds, wanted) if wanted else []
         now = self._clock()
@@ -87,7 +90,7 @@ class JoinedStream:
         return self._events.position()
 
     def lag(self) -> int:
-        """Events there and not yet read, and those read that still wait for an earlier one."""
+        """Messages there and not yet read, and events read that still wait for an earlier one."""
         return sum(self._events.lag().values()) + self._num_queued
 
     @property
@@ -108,11 +111,14 @@ class JoinedStream:
     def state(self) -> dict[str, Any]:
         """Everything of this instant that going on from it takes, as plain values.
 
-        What was read and not joined yet is left out: its position is that of the first such record.
+        What was read and not joined yet is left out: its position is that of the first such message, and ``begun`` says
+        how many rows of one that holds many events were joined.
         """
+        up_to = self._joined_up_to()
         return {
             "features": self.features.to_json(),
-            "position": [[p.topic, p.index, offset] for p, offset in self._joined_up_to().items()],
+            "position": [[p.topic, p.index, offset] for p, (offset, _) in up_to.items()],
+            "begun": [[p.topic, p.index, offset, row] for p, (offset, row) in up_to.items() if row],
             "partitions": {str(index): self._state_of(index) for index in self.partitions},
             "num_events": self.num_events - self._num_queued,
             "time_ms": self.time_ms,
@@ -126,15 +132,15 @@ class JoinedStream:
             "num_emitted": self._num_emitted[index],
         }
 
-    def _joined_up_to(self) -> dict[Partition, int]:
-        """For every input, the offset of the first record that has changed nothing yet."""
-        position = self.position()
+    def _joined_up_to(self) -> dict[Partition, tuple[int, int]]:
+        """For every input, the offset and the row of the first event that has changed nothing yet."""
+        up_to = {p: (offset, self._begun.get((p, offset), 0)) for p, offset in self.position().items()}
         for merge in self._merges.values():
             for partition in merge.partitions:
                 waiting = merge.first(partition)
                 if waiting is not None:
-                    position[partition] = waiting[0].offset
-        return position
+                    up_to[partition] = (waiting[0].offset, waiting[0].row or 0)
+        return up_to
 
     def _restore(self, states: Sequence[Mapping[str, Any]], features_above: int) -> None:
         """Take this stream's partitions out of states of any number of streams before."""
@@ -153,6 +159,8 @@ class JoinedStream:
                 partition = Partition(topic, index)
                 if topic == FACTS or index in mine:
                     position[partition] = min(offset, position.get(partition, offset))
+            for topic, index, offset, row in state.get("begun", ()):  # absent before messages held many events
+                self._begun[Partition(topic, index), offset] = row
             for index in self.partitions:
                 if str(index) in state["partitions"]:
                     self._restore_partition(index, state["partitions"][str(index)])
@@ -189,9 +197,21 @@ class JoinedStream:
         return [*inputs, *self._facts] if inputs else []
 
     def _take(self, record: Record, now: float) -> None:
-        """Decode one record and queue it; what can not be decoded is set aside with its reason."""
+        """Decode one message and queue its events; what can not be decoded is set aside with its reason."""
+        self._last_seen[record.partition] = now
+        if not is_batch(record.payload):
+            self._take_event(record, now)
+            return
+        try:
+            rows = rows_of(record)
+        except EventError as error:
+            self._dead_letters.put(record, str(error))
+            return
+        for row in rows[self._begun.get((record.partition, record.offset), 0) :]:
+            self._take_event(row, now)
+
+    def _take_event(self, record: Record, now: float) -> None:
         partition = record.partition
-        self._last_seen[partition] = now
         try:
             event = self._decoded(record, now)
         except EventError as error:
@@ -252,12 +272,20 @@ class JoinedStream:
         parts: list[tuple[int, ExampleRows | EndMarker]] = []
         if examples or watermark_ms > self._watermarks[index]:
             self._watermarks[index] = watermark_ms
-            parts.append((index, to_rows(examples, self._schema, watermark_ms, self._num_emitted[index])))
-            self._num_emitted[index] += len(examples)
+            parts += [(index, rows) for rows in self._in_messages(index, examples, watermark_ms)]
         if merge.closed:
             self._ended.add(index)
             parts.append((index, END))
         return parts
+
+    def _in_messages(self, index: int, examples: list[Example], watermark_ms: int) -> Iterator[ExampleRows]:
+        """The examples, or none, in pieces that fit a message each; the last piece brings the new watermark."""
+        for at in range(0, max(1, len(examples)), _MAX_EXAMPLES):
+            piece = examples[at : at + _MAX_EXAMPLES]
+            is_last = at + _MAX_EXAMPLES >= len(examples)
+            up_to_ms = watermark_ms if is_last else piece[-1].emitted_ms
+            yield to_rows(piece, self._schema, up_to_ms, self._num_emitted[index])
+            self._num_emitted[index] += len(piece)
 
     def _process(self, joiner: Joiner, record: Record, event: Event) -> list[Example]:
         try:

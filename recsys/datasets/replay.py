@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from recsys.datasets.prepared import Prepared
 from recsys.errors import ConfigError
-from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Impression
+from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Impression, Owner
 
 BATCH_ROWS = 8_192
 
@@ -88,7 +88,7 @@ def _actions(path: Path, wanted: Collection[str] | None) -> Iterator[TimedEvent]
                 yield time_ms, (ACTIONS, Action(request_id, user_id, kind, time_ms))
 
 
-def _facts(path: Path, of: str) -> Iterator[TimedEvent]:
+def _facts(path: Path, of: Owner) -> Iterator[TimedEvent]:
     id_column, _, *names = pq.read_schema(path).names
     for ids, times_ms, *columns in _batches(path, [id_column, "time_ms", *names]):
         for i, (id_, time_ms) in enumerate(zip(ids, times_ms, strict=True)):

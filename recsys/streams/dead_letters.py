@@ -18,7 +18,8 @@ _encoder = msgspec.json.Encoder()
 class DeadLetters:
     """Writes each record that is set aside as one JSON line and counts them by class of reason.
 
-    A line holds ``reason``, ``topic``, ``partition``, ``offset`` and ``payload``: text, or base64 (with
+    A line holds ``reason``, ``topic``, ``partition``, ``offset``, ``row`` where the message held many events (its
+    ``payload`` is that row as JSON then), and ``payload``: text, or base64 (with
     ``"base64": true``) where it is not UTF-8; its first ``max_payload_bytes`` with ``"truncated": true``
     where it is longer. ``destination`` is a sink, which stays the caller's to close, or a folder that
     ``dead_letters.jsonl`` is appended to: what it holds already, from before a crash, counts and is not written
@@ -27,7 +28,7 @@ class DeadLetters:
 
     def __init__(self, destination: Sink | Path, max_payload_bytes: int = 64 * 2**10) -> None:
         self.counts: Counter[str] = Counter()
-        self._known: set[tuple[str, int, int]] = set()
+        self._known: set[tuple[str, int, int, int | None]] = set()
         self._owned = isinstance(destination, Path)
         if isinstance(destination, Path):
             self._recall(destination)
@@ -36,7 +37,7 @@ class DeadLetters:
 
     def put(self, record: Record, reason: str | Exception) -> None:
         """Set one record aside; it is stored when ``flush`` returns."""
-        if (*record.partition, record.offset) in self._known:
+        if (*record.partition, record.offset, record.row) in self._known:
             return
         kind = reason.partition(":")[0] if isinstance(reason, str) else type(reason).__name__
         payload = record.payload if isinstance(record.payload, bytes) else encode(record.payload)
@@ -45,6 +46,7 @@ class DeadLetters:
             "topic": record.partition.topic,
             "partition": record.partition.index,
             "offset": record.offset,
+            **({} if record.row is None else {"row": record.row}),
             **self._readable(payload),
         }
         self._sink.send(DEAD_LETTERS, _encoder.encode(line))
@@ -60,7 +62,7 @@ class DeadLetters:
         os.truncate(path, len(whole))
         for line in whole.splitlines():
             letter = msgspec.json.decode(line)
-            self._known.add((letter["topic"], letter["partition"], letter["offset"]))
+            self._known.add((letter["topic"], letter["partition"], letter["offset"], letter.get("row")))
             self.counts[letter["reason"].partition(":")[0]] += 1
 
     def _readable(self, payload: bytes) -> dict[str, str | bool]:

@@ -36,7 +36,7 @@ class MemorySource(Source):
     >>> lists = {Partition("t", 0): [b"a", ABORT, b"b"]}
     >>> source = MemorySource(lists)
     >>> source.next_batch()
-    [Record(partition=Partition(topic='t', index=0), offset=0, payload=b'a')]
+    [Record(partition=Partition(topic='t', index=0), offset=0, payload=b'a', row=None)]
     >>> position = source.position()
     >>> source.next_batch()
     Traceback (most recent call last):
@@ -44,7 +44,7 @@ class MemorySource(Source):
     >>> resumed = MemorySource(lists)
     >>> resumed.seek(position)
     >>> resumed.next_batch()
-    [Record(partition=Partition(topic='t', index=0), offset=1, payload=b'b')]
+    [Record(partition=Partition(topic='t', index=0), offset=1, payload=b'b', row=None)]
     """
 
     def __init__(self, items: Mapping[Partition, MutableSequence[Item]]) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
-from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Impression
+from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Impression, Owner
 from recsys.hashing import to_id
 from recsys.streams.partitioner import partitions_of
 
@@ -96,7 +96,7 @@ class EventFile:
         return list(map(kind, *(_values(table[name]) for name in names)))
 
     def _facts(self, table: pa.Table) -> Iterable[Facts]:
-        of = self._key.removesuffix("_id")
+        of: Owner = "user" if self._key == "user_id" else "item"
         columns = {name: _values(table[name]) for name in table.column_names if name not in (self._key, _TIME)}
         ids, times = _values(table[self._key]), _values(table[_TIME])
         for row, (id, time_ms) in enumerate(zip(ids, times, strict=True)):

@@ -25,11 +25,12 @@ class Partition(NamedTuple):
 
 class Record(NamedTuple):
     """One delivered message; ``payload`` is bytes from Kafka (decode by topic), an event from files and
-    memory."""
+    memory. ``row`` numbers an event of a message that holds many."""
 
     partition: Partition
     offset: int
     payload: bytes | Event
+    row: int | None = None
 
 
 Position = dict[Partition, int]  # the NEXT offset to be delivered, per partition

@@ -1,5 +1,6 @@
 """One timeline of events in every form that a stream of joined examples is tested on."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.state import FeatureState
 from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.event_batches import encode_events
 from recsys.streams.memory import Item, MemorySource
 from recsys.streams.parquet import ParquetSource
 from recsys.streams.partitioner import partition_of
@@ -81,6 +83,33 @@ def in_lists(events: Sequence[Event], num_partitions: int, as_bytes: bool = Fals
         for items in lists.values():
             items.append(encode(END) if as_bytes else END)
     return lists
+
+
+def in_batches(lists: Lists, draw: random.Random, junk: bool = False) -> Lists:
+    """The same events in Arrow messages of one to nine, one type of id in each; with ``junk``, bad rows among them."""
+    packed: Lists = {}
+    for partition, items in lists.items():
+        packed[partition] = []
+        for _, group in itertools.groupby(items, key=_types_of_ids):
+            events = list(group)
+            while events:
+                size = draw.randint(1, 9)
+                packed[partition].append(_packed(partition.topic, events[:size], draw, junk))
+                events = events[size:]
+    return packed
+
+
+def _types_of_ids(item: Any) -> list[type]:
+    return [type(getattr(item, name)) for name in ("user_id", "item_id", "id") if hasattr(item, name)]
+
+
+def _packed(topic: str, events: list[Any], draw: random.Random, junk: bool) -> bytes:
+    if events[0] is END:
+        return encode(END)
+    events = list(events)
+    for _ in range(draw.randrange(3) if junk else 0):
+        events.insert(draw.randrange(len(events) + 1), msgspec.structs.replace(events[0], time_ms=-1))
+    return encode_events(topic, events)
 
 
 def in_files(events: Sequence[Event], num_partitions: int, folder: Path) -> Source:

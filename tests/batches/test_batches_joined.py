@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from joined_timeline import (
     FEATURES,
@@ -14,6 +15,7 @@ from joined_timeline import (
     Row,
     drain,
     expected_examples,
+    in_batches,
     in_files,
     in_lists,
     joined_stream,
@@ -26,6 +28,7 @@ from joined_timeline import (
 
 from recsys.batches.examples import example_schema, to_rows
 from recsys.batches.joined import JoinedStream, StreamTimes
+from recsys.batches.merge import FOREVER
 from recsys.events import (
     ACTIONS,
     END,
@@ -39,6 +42,7 @@ from recsys.events import (
     encode,
 )
 from recsys.features.declarations import Feature
+from recsys.streams.event_batches import encode_events
 from recsys.streams.memory import EOF, PAUSE, MemorySource
 from recsys.streams.source import Partition
 
@@ -80,6 +84,43 @@ def test_examples_do_not_depend_on_how_many_events_a_poll_reads(max_events: int,
     whole = drain(memory_stream(in_lists(EVENTS, num_partitions), num_partitions))
     assert drain(memory_stream(in_lists(EVENTS, num_partitions), num_partitions), max_events) == whole
     assert merged(whole) == EXPECTED
+
+
+@pytest.mark.parametrize("num_partitions", [1, 3])
+@pytest.mark.parametrize("max_messages", [1, 4, 2_000])
+def test_many_events_in_a_message_give_the_same_examples(num_partitions: int, max_messages: int) -> None:
+    lists = in_batches(in_lists(EVENTS, num_partitions), random.Random(max_messages))
+    assert sum(map(len, lists.values())) < 0.7 * len(EVENTS)  # a message holds ids of one type
+    stream = memory_stream(lists, num_partitions)
+    assert merged(drain(stream, max_messages)) == EXPECTED
+    assert stream.num_events == len(EVENTS) and stream.counts()["dead_letters"] == 0
+
+
+def test_a_wrong_row_is_set_aside_with_its_place_and_the_others_are_used() -> None:
+    lists = in_batches(in_lists(EVENTS, 2), random.Random(3), junk=True)
+    lists[Partition(IMPRESSIONS, 0)].insert(2, encode_events(ACTIONS, [Action("r", 1, "like", 1)]))
+    stream, sink = joined_stream(MemorySource(lists), 2)
+    assert merged(drain(stream)) == EXPECTED
+    letters = letters_of(sink)
+    rows = [letter for letter in letters if "row" in letter]
+    assert len(rows) == len(letters) - 1 == stream.counts()["dead_letters"] - 1 > 20
+    for letter in rows:
+        assert letter["reason"].startswith(f"{letter['topic']}: ") and "$.time_ms" in letter["reason"]
+        message = lists[Partition(letter["topic"], letter["partition"])][letter["offset"]]
+        assert json.loads(letter["payload"]) == pa.ipc.open_stream(message).read_all().to_pylist()[letter["row"]]
+    (whole,) = [letter for letter in letters if "row" not in letter]
+    assert (whole["topic"], whole["partition"], whole["offset"]) == (IMPRESSIONS, 0, 2)
+    assert whole["reason"].startswith("impressions: column 'item_id' is missing")
+
+
+def test_many_examples_of_one_instant_are_several_messages() -> None:
+    lists = in_lists([Impression(f"r{n}", 1, n, 1000 + n) for n in range(2_500)], 1)
+    stream = memory_stream(lists)
+    stream.poll([0], 0)  # facts come first
+    parts = stream.poll([0], 0, 10_000)
+    assert [(part.first, part.rows.num_rows) for _, part in parts[:-1]] == [(0, 1_000), (1_000, 1_000), (2_000, 500)]
+    assert [part.watermark_ms for _, part in parts[:-1]] == [1_999 + WINDOW_MS, 2_999 + WINDOW_MS, FOREVER]
+    assert parts[-1] == (0, END)
 
 
 @pytest.mark.parametrize("seed", range(6))

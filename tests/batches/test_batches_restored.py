@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_timeline import FEATURES, Lists, in_lists, joined_stream, memory_stream, rows_of, timeline
+from joined_timeline import FEATURES, Lists, in_batches, in_lists, joined_stream, memory_stream, rows_of, timeline
 
 from recsys.batches.batches import BatchStream, StreamPosition, TopicFeed
 from recsys.batches.examples import ExampleRows, encode_rows
@@ -113,10 +113,11 @@ def histories(streams: list[JoinedStream]) -> list[str]:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 3), st.lists(st.integers(0, 60), min_size=1, max_size=3), st.integers())
-def test_stopped_anywhere_and_shared_out_anew(num_partitions: int, stops: list[int], seed: int) -> None:
+@given(st.integers(1, 3), st.lists(st.integers(0, 60), min_size=1, max_size=3), st.booleans(), st.integers())
+def test_stopped_anywhere_and_shared_out_anew(num_partitions: int, stops: list[int], packed: bool, seed: int) -> None:
     draw = random.Random(seed)
-    lists = with_junk(in_lists(disorderly(draw), num_partitions), draw)
+    lists = in_lists(disorderly(draw), num_partitions)
+    lists = with_junk(in_batches(lists, draw, junk=True) if packed else lists, draw)
     whole = memory_stream(lists, num_partitions, config=CONFIG)
     undisturbed: Numbered = {index: {} for index in range(num_partitions)}
     to_the_end(whole, undisturbed, draw)

@@ -72,6 +72,16 @@ def test_dead_letters_keep_the_record_and_count_the_reasons(tmp_path: Path) -> N
     letters.close()
 
 
+def test_dead_letters_name_the_row_of_a_message_of_many_and_know_it_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        letters = DeadLetters(tmp_path)
+        for row in (0, 2):
+            letters.put(Record(AT, 5, b"{}", row), "actions: wrong")
+        letters.close()
+    assert letters.counts == {"actions": 2}
+    assert [(line["offset"], line["row"]) for line in read_lines(tmp_path)] == [(5, 0), (5, 2)]
+
+
 @pytest.mark.parametrize(
     ("payload", "kept"),
     [

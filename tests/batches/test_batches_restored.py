@@ -4,9 +4,20 @@ import json
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_timeline import FEATURES, Lists, in_batches, in_lists, joined_stream, memory_stream, rows_of, timeline
+from joined_timeline import (
+    FEATURES,
+    Lists,
+    in_batches,
+    in_lists,
+    joined_stream,
+    memory_stream,
+    rows_of,
+    timeline,
+    with_text_ids,
+)
 
 from recsys.batches.batches import BatchStream, StreamPosition, TopicFeed
 from recsys.batches.examples import ExampleRows, encode_rows
@@ -147,6 +158,29 @@ def test_stopped_anywhere_and_shared_out_anew(num_partitions: int, stops: list[i
     for stream in streams:
         for of in ("profiles", "items"):
             assert sorted(map(repr, stream.features.to_json()[of])) == sorted(map(repr, whole.features.to_json()[of]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_message_half_of_whose_events_are_joined_is_gone_on_with(seed: int) -> None:
+    draw = random.Random(seed)
+    lists = in_batches(in_lists(with_text_ids(EVENTS), 1), draw, junk=True)
+    whole, undisturbed, found, num_stops = memory_stream(lists, config=CONFIG), {0: {}}, {0: {}}, 0
+    to_the_end(whole, undisturbed, draw)
+    stream = memory_stream(lists, config=CONFIG)
+    ended: set[int] = set()
+    while not ended:
+        take(stream, found, ended, draw)
+        state = json.loads(json.dumps(stream.state()))
+        if state["begun"] and draw.random() < 0.7:
+            num_stops += 1
+            stream = memory_stream(lists, config=CONFIG, restored=[state])
+            assert stream.state()["begun"] == state["begun"]  # stopped again before anything is read
+    assert num_stops > 0 and found == undisturbed
+    unlike = {"facts", "dead_letters"}
+    assert {n: c for n, c in stream.counts().items() if n not in unlike} == {
+        n: c for n, c in whole.counts().items() if n not in unlike
+    }
+    assert stream.num_events == whole.num_events and histories([stream]) == histories([whole])
 
 
 def send(stream: JoinedStream, topic: dict[Partition, list[Any]], num_polls: int, draw: random.Random) -> None:

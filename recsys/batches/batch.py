@@ -4,7 +4,7 @@ Shape suffixes: B examples, N ids of one feature over the batch, M numeric featu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,16 @@ class Bag(NamedTuple):
         np.cumsum([len(ids) for ids in lists], out=offsets[1:])
         return cls(np.array([id_ for ids in lists for id_ in ids], np.int64), offsets)
 
+    def part(self, start: int, stop: int) -> "Bag":
+        """Examples ``start`` to ``stop`` (exclusive), on the same memory.
+
+        >>> Bag.of_lists([[7], [], [8, 9]]).part(1, 3).ids_N.tolist()
+        [8, 9]
+        """
+        offsets = self.offsets[start : stop + 1]
+        ids = slice(offsets[0], offsets[-1])
+        return Bag(self.ids_N[ids], offsets - offsets[0], None if self.weights is None else self.weights[ids])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -58,6 +68,14 @@ class LabelledBatch(Batch):
     item_ids: Sequence[int | str]
     times_ms_B: npt.NDArray[np.int64]
     read_at_ms_B: npt.NDArray[np.int64]
+
+    def part(self, start: int, stop: int) -> "LabelledBatch":
+        """Examples ``start`` to ``stop`` (exclusive), on the same memory."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "bags"}
+        return LabelledBatch(
+            bags={name: bag.part(start, stop) for name, bag in self.bags.items()},
+            **{name: values[start:stop] for name, values in columns.items()},
+        )
 
 
 def candidate_batch(features: Sequence[Feature], shared: Values, items: Sequence[Values]) -> Batch:

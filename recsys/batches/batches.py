@@ -5,18 +5,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import pyarrow as pa
+import numpy as np
 
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.examples import ExampleRows, decode_rows, to_batch
-from recsys.batches.merge import TimeMerge
+from recsys.batches.row_merge import NONE, PickedRows, RowMerge
 from recsys.errors import DataError
 from recsys.events import EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
 from recsys.streams.source import Partition, Source
 
 _MAX_QUEUED = 20_000  # examples of one partition held while another is waited for
-_Row = tuple[int, pa.RecordBatch, int]  # partition, message, row of it
+_GATHERED = 8_192  # examples that are brought into their order at once, in however many batches
 
 
 StreamPosition = Mapping[int, tuple[int, int]]  # partition -> (offset of the message to read from, next example)
@@ -113,8 +113,8 @@ class BatchStream:
         self._last_seen = dict.fromkeys(feed.partitions, clock())
         self._max_examples = max_examples
         self._max_ms = None if max_seconds is None else int(1000 * max_seconds)
-        self._merge: TimeMerge[int, _Row] = TimeMerge(feed.partitions)
-        self._ready: deque[tuple[int, _Row]] = deque()
+        self._merge = RowMerge(feed.partitions)
+        self._ready = NONE
 
     def poll(self, timeout_seconds: float = 0.1) -> Iterator[PositionedBatch]:
         """Read once, and hand out the batches that are complete now."""
@@ -122,12 +122,14 @@ class BatchStream:
         for index, part, offset in self._feed.poll(behind, timeout_seconds):
             self._take(index, part, offset)
         self._notice_idle()
-        self._ready.extend(self._merge.ready())
-        while (size := self._cut()) > 0:
-            rows = [self._ready.popleft()[1] for _ in range(size)]
-            for index, _, _ in rows:
-                self._read[index].next += 1
-            yield PositionedBatch(to_batch(_gather(rows), self._features), self.position())
+        self._ready = self._ready.then(self._merge.ready_rows())
+        for sizes in self._cuts():
+            batches = to_batch(self._ready.take(0, sum(sizes)).gather(), self._features)
+            start = 0
+            for size in sizes:
+                self._hand_out(size)
+                yield PositionedBatch(batches.part(start, start + size), self.position())
+                start += size
 
     def position(self) -> StreamPosition:
         """Where the stream stands after the last batch."""
@@ -157,35 +159,41 @@ class BatchStream:
             self._merge.close(index)
             return
         known = self._read[index].num_known(part, index)
-        for row, emitted_ms in enumerate(part.rows.column("emitted_ms").to_pylist()[known:], known):
-            self._merge.put(index, emitted_ms, (index, part.rows, row))
+        self._merge.put_rows(index, part.rows, part.rows.column("emitted_ms").to_numpy()[known:], known)
         self._read[index].take(part, offset)
         self._merge.advance(index, part.watermark_ms)
 
-    def _cut(self) -> int:
+    def _hand_out(self, num_examples: int) -> None:
+        """Count the first of the ready examples as handed out."""
+        picked, self._ready = self._ready.take(0, num_examples), self._ready.take(num_examples)
+        for index, count in picked.counts().items():
+            self._read[index].next += count
+
+    def _cuts(self) -> Iterator[list[int]]:
+        """How many of the ready examples make each of the next batches, for several batches at a time: what is asked
+        of Arrow for all of them at once is paid once.
+        """
+        sizes: list[int] = []
+        ready = self._ready
+        while (size := self._cut(ready)) > 0:
+            sizes.append(size)
+            ready = ready.take(size)
+            if sum(sizes) >= _GATHERED:
+                yield sizes
+                sizes = []
+        if sizes:
+            yield sizes
+
+    def _cut(self, ready: PickedRows) -> int:
         """How many of the ready examples make the next batch; 0 where more have to come."""
-        if self._max_ms is not None and self._ready:
-            closes_ms = self._ready[0][0] + self._max_ms
-            inside = sum(1 for time_ms, _ in self._ready if time_ms <= closes_ms)
-            if inside < len(self._ready) or self._merge.watermark_ms > closes_ms:
+        if self._max_ms is not None and ready:
+            closes_ms = int(ready.times_ms_N[0]) + self._max_ms
+            inside = int(np.count_nonzero(ready.times_ms_N <= closes_ms))
+            if inside < len(ready) or self._merge.watermark_ms > closes_ms:
                 return min(inside, self._max_examples)
-        if len(self._ready) >= self._max_examples:
+        if len(ready) >= self._max_examples:
             return self._max_examples
-        return len(self._ready) if self._merge.closed or self._merge.idle else 0
-
-
-def _gather(picked: "Sequence[_Row]") -> pa.RecordBatch:
-    """The picked rows of several record batches as one."""
-    starts: dict[int, int] = {}
-    parts: list[pa.RecordBatch] = []
-    num_rows = 0
-    for _, part, _ in picked:
-        if id(part) not in starts:
-            starts[id(part)] = num_rows
-            parts.append(part)
-            num_rows += part.num_rows
-    indices = pa.array([starts[id(part)] + row for _, part, row in picked], pa.int64())
-    return pa.Table.from_batches([part.replace_schema_metadata(None) for part in parts]).take(indices)
+        return len(ready) if self._merge.closed or self._merge.idle else 0
 
 
 def _decoded(payload: object) -> ExampleRows | EndMarker:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys.batches.batch import Bag, LabelledBatch
 from recsys.errors import DataError
@@ -114,11 +115,27 @@ def to_batch(rows: pa.RecordBatch | pa.Table, features: Sequence[Feature]) -> La
         labels_B=_numbers(rows, "label"),
         weights_B=_numbers(rows, "weight"),
         request_ids=_column(rows, "request_id").to_pylist(),
-        user_ids=[id_of_text(text) for text in _column(rows, "user_id").to_pylist()],
-        item_ids=[id_of_text(text) for text in _column(rows, "item_id").to_pylist()],
+        user_ids=_ids(rows, "user_id"),
+        item_ids=_ids(rows, "item_id"),
         times_ms_B=_column(rows, "time_ms").to_numpy(zero_copy_only=False),
         read_at_ms_B=_column(rows, "read_at_ms").to_numpy(zero_copy_only=False),
     )
+
+
+def _ids(rows: pa.RecordBatch | pa.Table, name: str) -> list[int | str]:
+    """The ids that ``id_text`` wrote; of one type, as they nearly always are, all at once."""
+    texts = _column(rows, name)
+    if texts.null_count:
+        raise DataError(f"the examples' column {name!r} holds {texts.null_count} nulls; ids are never null")
+    quoted = pc.starts_with(texts, '"')
+    try:
+        if not pc.any(quoted).as_py():
+            return pc.cast(texts, pa.int64()).to_numpy().tolist()
+        if pc.all(quoted).as_py():
+            return pc.utf8_slice_codeunits(texts, 1).to_pylist()
+        return [id_of_text(text) for text in texts.to_pylist()]
+    except ValueError as error:  # Arrow's are, too
+        raise DataError(f"the examples' column {name!r} holds what is no id: {error}") from error
 
 
 def _bag(rows: pa.RecordBatch | pa.Table, feature: Feature) -> Bag:

@@ -158,10 +158,10 @@ class KafkaSource(Source):
         while waiting and len(records) < max_records:
             share = max(1, (max_records - len(records)) // len(waiting))
             for partition in waiting[: max_records - len(records)]:
-                messages = self._fetched[partition]
-                for message in [messages.popleft() for _ in range(min(share, len(messages)))]:
-                    records.append(Record(partition, message.offset, message.value or b""))
-                    self._next[partition] = message.offset + 1
+                fetched = self._fetched[partition]
+                messages = [fetched.popleft() for _ in range(min(share, len(fetched)))]
+                records += [Record(partition, message.offset, message.value or b"") for message in messages]
+                self._next[partition] = messages[-1].offset + 1
             waiting = [partition for partition in waiting if self._fetched[partition]]
         return records
 

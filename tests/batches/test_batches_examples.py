@@ -179,6 +179,14 @@ def test_examples_joined_with_other_features_are_a_data_error_that_names_the_col
         to_batch(rows, FEATURES)
 
 
+@pytest.mark.parametrize("texts", [["x"], [None], ["7", "x"], ['"7', "x"], ["9223372036854775808"], [""]])
+def test_what_is_no_id_is_a_data_error_that_names_the_column(texts: list[str | None]) -> None:
+    rows = to_rows([example({"user": [5]})] * len(texts), example_schema(FEATURES[:1]), 0).rows
+    at = rows.schema.get_field_index("item_id")
+    with pytest.raises(DataError, match="column 'item_id' holds"):
+        to_batch(rows.set_column(at, "item_id", pa.array(texts, pa.string())), FEATURES[:1])
+
+
 @given(
     st.lists(INT64, max_size=1),
     FLOATS,

@@ -57,6 +57,14 @@ class Batch:
         return len(self.numbers_BM)
 
 
+class KeepRates(NamedTuple):
+    """With what probabilities sampling kept examples: each its own, and the two that its stream's odds changed by."""
+
+    own_B: Floats
+    positives_B: Floats
+    negatives_B: Floats
+
+
 @dataclass(frozen=True)
 class LabelledBatch(Batch):
     """A batch to learn from, with what evaluation and recovery need to know of each example."""
@@ -68,6 +76,12 @@ class LabelledBatch(Batch):
     item_ids: Sequence[int | str]
     times_ms_B: npt.NDArray[np.int64]
     read_at_ms_B: npt.NDArray[np.int64]
+    rates: KeepRates | None = None  # None: nothing was left out
+
+    @property
+    def keep_rates_B(self) -> Floats:
+        """The probability with which each example came here: it stands for 1 / that many."""
+        return np.ones(self.num_examples, np.float32) if self.rates is None else self.rates.own_B
 
     def part(self, start: int, stop: int) -> "LabelledBatch":
         """Examples ``start`` to ``stop`` (exclusive), on the same memory."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.batches.batch import Bag, LabelledBatch
+from recsys.batches.batch import Bag, KeepRates, LabelledBatch
 from recsys.errors import DataError
 from recsys.features.declarations import Feature
 from recsys.features.extract import Values
@@ -20,6 +20,7 @@ from recsys.hashing import Floats, id_of_text, id_text
 
 _FEATURE = "feature."
 _ID_COLUMNS = ("user_id", "item_id")
+_RATES = ("keep_rate", "positive_rate", "negative_rate")
 
 
 @dataclass(slots=True)
@@ -35,6 +36,10 @@ class Example:
     values: Values
     weight: float = 1.0
     read_at_ms: int = 0  # wall clock at which the event that made it final was read
+    kinds: tuple[str, ...] = ()  # of the actions that counted; not on the topic
+    keep_rate: float = 1.0  # the probability with which sampling kept it
+    positive_rate: float = 1.0  # the largest that sampling kept examples with an action by
+    negative_rate: float = 1.0  # … and those without
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def example_schema(features: Sequence[Feature]) -> pa.Schema:
         ("label", pa.float32()),
         ("weight", pa.float32()),
         ("read_at_ms", pa.int64()),
+        *((name, pa.float32()) for name in _RATES),
     ]
     for feature in features:
         kind = pa.float32() if feature.kind == "number" else pa.list_(pa.int64())
@@ -119,6 +125,7 @@ def to_batch(rows: pa.RecordBatch | pa.Table, features: Sequence[Feature]) -> La
         item_ids=_ids(rows, "item_id"),
         times_ms_B=_column(rows, "time_ms").to_numpy(zero_copy_only=False),
         read_at_ms_B=_column(rows, "read_at_ms").to_numpy(zero_copy_only=False),
+        rates=_rates(rows),
     )
 
 
@@ -136,6 +143,13 @@ def _ids(rows: pa.RecordBatch | pa.Table, name: str) -> list[int | str]:
         return [id_of_text(text) for text in texts.to_pylist()]
     except ValueError as error:  # Arrow's are, too
         raise DataError(f"the examples' column {name!r} holds what is no id: {error}") from error
+
+
+def _rates(rows: pa.RecordBatch | pa.Table) -> KeepRates | None:
+    """The rates that sampling kept the examples by; of examples from before there was sampling, none."""
+    if _RATES[0] not in rows.schema.names:
+        return None
+    return KeepRates(*(_numbers(rows, name) for name in _RATES))
 
 
 def _bag(rows: pa.RecordBatch | pa.Table, feature: Feature) -> Bag:

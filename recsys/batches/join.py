@@ -61,7 +61,8 @@ class JoinCounts:
     impressions: int = 0
     actions: int = 0
     facts: int = 0
-    examples: int = 0
+    examples: int = 0  # joined: those that sampling leaves out too
+    examples_sampled_out: int = 0
     duplicate_impressions: int = 0
     duplicate_actions: int = 0
     actions_after_emission: int = 0
@@ -236,6 +237,7 @@ class Joiner:
             emitted_ms=self._emitted_ms,
             label=pending.label,
             values=pending.values,
+            kinds=pending.kinds,
         )
 
     def _remember(self, request_id: str, at_ms: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from recsys.batches.examples import Example, ExampleRows, example_schema, to_rows
 from recsys.batches.join import JoinConfig, JoinCounts, Joiner
 from recsys.batches.merge import TimeMerge
+from recsys.batches.sampling import Sampler, Sampling
 from recsys.errors import DataError, EventError
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, EndMarker, Event, decode
 from recsys.features.declarations import Feature
@@ -35,6 +36,7 @@ class JoinedStream:
 
     Facts are a table: they are read as far as they go before the first impression, and then as they come. With states
     of streams that were, ``restored``, it goes on where they stood; features are numbered ``features_above`` then.
+    What ``sampler`` leaves out has been joined, and is counted: features know of it, examples are numbered without it.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class JoinedStream:
         clock: Callable[[], float] = time.time,
         restored: Sequence[Mapping[str, Any]] = (),
         features_above: int = 0,
+        sampler: Sampler | None = None,
     ) -> None:
         self.partitions = tuple(partitions)
         self.features = FeatureState(config.keep_items)
         self._events, self._dead_letters, self._clock = events, dead_letters, clock
         self._times = times or StreamTimes()
+        self._sampler = sampler or Sampler(Sampling(), config.actions, seed=0)
         self._schema = example_schema(features)
         extractor = Extractor(features)
         self._joiners = {index: Joiner(config, extractor, self.features) for index in self.partitions}
@@ -269,10 +273,12 @@ class JoinedStream:
             examples += _read_at(read_at, [*final, *self._process(joiner, record, event)])
         watermark_ms = max(self._watermarks[index], merge.watermark_ms, awake_ms if merge.idle else -1)
         examples += _read_at(now, joiner.advance(watermark_ms))
+        kept = self._sampler.kept(examples)
+        joiner.counts.examples_sampled_out += len(examples) - len(kept)
         parts: list[tuple[int, ExampleRows | EndMarker]] = []
-        if examples or watermark_ms > self._watermarks[index]:
+        if kept or watermark_ms > self._watermarks[index]:
             self._watermarks[index] = watermark_ms
-            parts += [(index, rows) for rows in self._in_messages(index, examples, watermark_ms)]
+            parts += [(index, rows) for rows in self._in_messages(index, kept, watermark_ms)]
         if merge.closed:
             self._ended.add(index)
             parts.append((index, END))

@@ -12,6 +12,7 @@ from recsys.batches.batches import Fed, StreamPosition
 from recsys.batches.examples import ExampleRows, decode_rows, encode_rows
 from recsys.batches.join import JoinConfig
 from recsys.batches.joined import JoinedStream, StreamTimes
+from recsys.batches.sampling import Sampler
 from recsys.events import END_PAYLOAD, EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
 from recsys.features.state import FeatureChanges
@@ -42,6 +43,7 @@ class JoinerActor:
         folder: Path,
         restored: Sequence[Mapping[str, Any]] = (),
         features_above: int = 0,
+        sampler: Sampler | None = None,
     ) -> None:
         self._events, self._folder = events, folder
         self._partitions = tuple(partitions)
@@ -55,6 +57,7 @@ class JoinerActor:
             times=times,
             restored=restored,
             features_above=features_above,
+            sampler=sampler,
         )
         self._unsent = _unsent(restored, partitions)
         self._handed: list[tuple[int, bytes]] = []  # to workers, which may not have learned it

@@ -273,6 +273,7 @@ class OnlineRun:
                 settings.folder / f"dead-letters-{index}",
                 self._begun.joiners,
                 above,
+                settings.sampler,
                 threads=4,
                 placement=settings.placement.joiner,
             )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from recsys.batches.join import JoinConfig
 from recsys.batches.joined import StreamTimes
+from recsys.batches.sampling import Sampler, Sampling
 from recsys.errors import ConfigError
 from recsys.features.declarations import DataSet, build_features
 from recsys.fields import Above, AtLeast, Between, NotEmpty, Port, build
@@ -125,6 +126,12 @@ class OnlineSettings:
     placement: PlacementSection = field(default_factory=PlacementSection)
     resumes: bool = False
     resume_from: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def sampler(self) -> Sampler:
+        """What keeps joined examples, or leaves them out."""
+        return Sampler(self.sampling, self.join.actions, self.blueprint.seed)
 
     @property
     def checkpoints(self) -> str:
@@ -257,8 +264,10 @@ class OnlineConfig(LearningConfig):
     recovery: RecoverySection
     resume: Path | None
     resume_from: Text | None
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
+        self.sampling.check_kinds(self.join.actions)
         if self.resume_from is not None and self.resume is None:
             raise ConfigError(
                 f"resume_from={self.resume_from} names a checkpoint of a run; give the run: resume=runs/…"
@@ -378,4 +387,5 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
         placement=said.ray.placement,
         resumes=said.resume is not None,
         resume_from=said.resume_from,
+        sampling=said.sampling,
     )

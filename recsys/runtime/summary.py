@@ -44,6 +44,7 @@ def summarize(trained: Trained) -> dict[str, Any]:
         "finished": trained.finished,
         "events": last.events,
         "examples": predictions.num_rows,
+        "examples_sampled_out": trained.join_counts["examples_sampled_out"],
         **_audited(trained, predictions),
         "dead_letters": trained.join_counts["dead_letters"],
         "late_events": trained.join_counts["late_events"],
@@ -68,14 +69,15 @@ def summarize(trained: Trained) -> dict[str, Any]:
 
 def progressive(predictions: pa.Table) -> tuple[ProgressiveMetrics, ProgressiveMetrics]:
     """Predictions as made on the way, and those of the running means on the same stream."""
-    columns = {name: predictions.column(name).to_numpy() for name in ("time_ms", "label", "probability")}
+    columns = {name: predictions.column(name).to_numpy() for name in ("time_ms", "label", "probability", "keep_rate")}
+    known = {"time_ms": columns["time_ms"], "labels": columns["label"], "weights": 1 / columns["keep_rate"]}
     learned, baseline = ProgressiveMetrics(), ProgressiveMetrics()
-    learned.add(time_ms=columns["time_ms"], labels=columns["label"], probabilities=columns["probability"])
+    learned.add(**known, probabilities=columns["probability"])
     scores = RunningMeans().score_and_learn(
         predictions.column("user_id").to_pylist(), predictions.column("item_id").to_pylist(), columns["label"]
     )
     # user mean + item mean is a score, not a probability: halved, it keeps its order and fits in 0..1
-    baseline.add(time_ms=columns["time_ms"], labels=columns["label"], probabilities=np.clip(scores / 2, 0, 1))
+    baseline.add(**known, probabilities=np.clip(scores / 2, 0, 1))
     return learned, baseline
 
 
@@ -200,7 +202,7 @@ def _delays(trained: Trained) -> Plot:
 
 
 def _audited(trained: Trained, predictions: pa.Table) -> dict[str, Any]:
-    """Examples lost and duplicated, counted by request id from the events file.
+    """Examples lost and duplicated, counted by request id from the events file; what sampling left out is not lost.
 
     Of somebody else's stream, or one stopped before the end, what was not read is unknown: duplicates alone are
     counted.
@@ -209,7 +211,8 @@ def _audited(trained: Trained, predictions: pa.Table) -> dict[str, Any]:
     if trained.prepared is None:
         return {"examples_lost": None, "examples_duplicated": len(request_ids) - len(request_ids.unique())}
     counted = audit(trained.prepared, request_ids, trained.settings.replay.limit)
-    return {"examples_lost": counted.lost if trained.finished else None, "examples_duplicated": counted.duplicated}
+    lost = counted.lost - trained.join_counts["examples_sampled_out"]
+    return {"examples_lost": lost if trained.finished else None, "examples_duplicated": counted.duplicated}
 
 
 def _some_users(states: Sequence[FeatureState], num: int) -> list[tuple[int, int | str]]:

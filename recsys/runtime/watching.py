@@ -270,7 +270,7 @@ class Watch:
             events=joined["events"],
             examples=examples,
             events_per_second=joined["events"] / seconds,
-            lag=joined["lag"] + joined["examples"] - examples,
+            lag=joined["lag"] + joined["examples"] - joined["examples_sampled_out"] - examples,
             auc=_weighted("auc", trained),
             calibration=_weighted("calibration", trained),
             rows=sum(run.store.num_rows().values()),

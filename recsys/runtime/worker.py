@@ -171,7 +171,12 @@ class WorkerActor:
         self._unpublished.append((self._rows.step, batch.read_at_ms_B))
         if self._recent.num_examples > 4 * _RECENT:
             self._recent = ProgressiveMetrics()
-        self._recent.add(time_ms=batch.times_ms_B, labels=batch.labels_B, probabilities=probabilities_B)
+        self._recent.add(
+            time_ms=batch.times_ms_B,
+            labels=batch.labels_B,
+            probabilities=probabilities_B,
+            weights=1 / batch.keep_rates_B,
+        )
         self._num_examples += batch.num_examples
         self._num_unknown += num_unknown
         self._time_ms = max(self._time_ms, int(batch.times_ms_B.max(initial=-1)))

@@ -1,5 +1,8 @@
 """Metrics of click probabilities, and their course over a stream where the model predicts, then learns.
 
+Each metric takes ``weights``, all 1 where left out: what sampling kept with probability p stands for 1 / p examples.
+The AUC too: it does not ask which share of the negatives was kept, but it does which of the positives.
+
 Shape suffixes: N examples, G groups of equal score.
 """
 
@@ -20,60 +23,66 @@ Bools = npt.NDArray[np.bool_]
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
 
 
-def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+def auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Probability that a random positive scores above a random negative, ties counted half; exact.
 
     The Mann-Whitney statistic from one sort: each positive beats the negatives that score lower, and half of
     those that score the same. With no positive or no negative there is no pair to compare, and it is nan.
-    Raises DataError for labels other than 0 and 1, scores that are not finite, or different lengths.
+    Raises DataError for labels other than 0 and 1, scores that are not finite, weights that are not above 0, or
+    different lengths.
 
     >>> auc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
     """
     labels_N, scores_N = _checked(labels, scores)
-    return _auc(labels_N, scores_N)
+    return _auc(labels_N, scores_N, _checked_weights(weights, len(labels_N)))
 
 
-def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Mean binary cross-entropy in nats; probabilities are kept 1.2e-7 away from 0 and 1. No examples: nan.
 
     >>> round(logloss([0, 1], [0.5, 0.5]), 6)  # ln 2
     0.693147
     """
     labels_N, probabilities_N = _checked_probabilities(labels, probabilities)
-    return _logloss(labels_N, probabilities_N)
+    return _logloss(labels_N, probabilities_N, _checked_weights(weights, len(labels_N)))
 
 
-def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Mean predicted probability over mean label: 1 is right, 2 promises twice the clicks. No positive: nan.
 
     >>> calibration([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5])
     2.0
     """
     labels_N, probabilities_N = _checked_probabilities(labels, probabilities)
-    return _calibration(labels_N, probabilities_N)
+    return _calibration(labels_N, probabilities_N, _checked_weights(weights, len(labels_N)))
 
 
-def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def normalized_entropy(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
     """Logloss over that of predicting these labels' mean (He et al. 2014); below 1 beats it. One class: nan.
 
     >>> normalized_entropy([0, 1], [0.5, 0.5])
     1.0
     """
     labels_N, probabilities_N = _checked_probabilities(labels, probabilities)
-    return _normalized_entropy(labels_N, probabilities_N)
+    return _normalized_entropy(labels_N, probabilities_N, _checked_weights(weights, len(labels_N)))
 
 
-def summary(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
-    """All of the above, with ``num_examples`` and ``label_mean``, by name."""
+def summary(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> dict[str, float]:
+    """All of the above, with ``num_examples`` (a plain count) and ``label_mean``, by name."""
     labels_N, probabilities_N = _checked_probabilities(labels, probabilities)
+    weights_N = _checked_weights(weights, len(labels_N))
     return {
         "num_examples": len(labels_N),
-        "label_mean": float(labels_N.mean()) if len(labels_N) else math.nan,
-        "auc": _auc(labels_N, probabilities_N),
-        "logloss": _logloss(labels_N, probabilities_N),
-        "calibration": _calibration(labels_N, probabilities_N),
-        "normalized_entropy": _normalized_entropy(labels_N, probabilities_N),
+        "label_mean": float(np.average(labels_N, weights=weights_N)) if len(labels_N) else math.nan,
+        "auc": _auc(labels_N, probabilities_N, weights_N),
+        "logloss": _logloss(labels_N, probabilities_N, weights_N),
+        "calibration": _calibration(labels_N, probabilities_N, weights_N),
+        "normalized_entropy": _normalized_entropy(labels_N, probabilities_N, weights_N),
     }
 
 
@@ -92,7 +101,7 @@ class ProgressiveMetrics:
     """Collects predictions made before their example was learned: each one tests, then trains (prequential).
 
     Add every chunk once and in the order in which it is learned; halves and windows count in that order.
-    Keeps 17 bytes per example, and request ids where given. ``columns`` holds all of it, and
+    Keeps 25 bytes per example, and request ids where given. ``columns`` holds all of it, and
     ``add(**columns())`` on a new object restores it.
 
     >>> metrics = ProgressiveMetrics()
@@ -109,6 +118,7 @@ class ProgressiveMetrics:
         self._times: list[npt.NDArray[np.int64]] = []
         self._labels: list[Bools] = []
         self._probabilities: list[Floats] = []
+        self._weights: list[Floats] = []
         self._request_ids: list[str] = []
 
     def add(
@@ -117,13 +127,15 @@ class ProgressiveMetrics:
         time_ms: npt.ArrayLike,
         labels: npt.ArrayLike,
         probabilities: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
         request_ids: Sequence[str] | None = None,
     ) -> None:
-        """Append a chunk of examples: event times in ms, labels 0 or 1, probabilities; ids always or never.
+        """Append a chunk of examples: event times in ms, labels 0 or 1, probabilities, weights; ids always or never.
 
         Raises DataError where lengths differ, a label is not 0 or 1, or a probability is not within 0..1.
         """
         labels_N, probabilities_N = _checked_probabilities(labels, probabilities)
+        weights_N = _checked_weights(weights, len(labels_N))
         times_N = np.array(time_ms, dtype=np.int64)
         if len(times_N) != len(labels_N) or (request_ids is not None and len(request_ids) != len(labels_N)):
             num_ids = "no" if request_ids is None else len(request_ids)
@@ -135,6 +147,7 @@ class ProgressiveMetrics:
         self._times.append(times_N)
         self._labels.append(labels_N)
         self._probabilities.append(probabilities_N)
+        self._weights.append(weights_N)
         self._request_ids.extend(request_ids or ())
         self.num_examples += len(labels_N)
 
@@ -144,6 +157,7 @@ class ProgressiveMetrics:
             "time_ms": _joined(self._times, np.int64),
             "labels": _joined(self._labels, np.bool_),
             "probabilities": _joined(self._probabilities, np.float64),
+            "weights": _joined(self._weights, np.float64),
         }
         return {**columns, "request_ids": list(self._request_ids)} if self._request_ids else columns
 
@@ -151,6 +165,7 @@ class ProgressiveMetrics:
         """Metrics of ``num`` consecutive windows, sizes one apart at most; fewer where examples are fewer."""
         labels_N = _joined(self._labels, np.bool_)
         probabilities_N = _joined(self._probabilities, np.float64)
+        weights_N = _joined(self._weights, np.float64)
         times_N = _joined(self._times, np.int64)
         num_windows = min(num, self.num_examples)
         edges = [window * self.num_examples // max(num_windows, 1) for window in range(num_windows + 1)]
@@ -158,9 +173,9 @@ class ProgressiveMetrics:
         return Curve(
             num_examples=edges[1:],
             time_ms=[int(times_N[part][-1]) for part in slices],
-            auc=[_auc(labels_N[part], probabilities_N[part]) for part in slices],
-            logloss=[_logloss(labels_N[part], probabilities_N[part]) for part in slices],
-            calibration=[_calibration(labels_N[part], probabilities_N[part]) for part in slices],
+            auc=[_auc(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
+            logloss=[_logloss(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
+            calibration=[_calibration(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
         )
 
     def over_last(self, fraction: float = 0.5) -> dict[str, float]:
@@ -176,41 +191,45 @@ class ProgressiveMetrics:
             num_found += len(self._labels[first])
         labels_N = _joined(self._labels[first:], np.bool_)
         probabilities_N = _joined(self._probabilities[first:], np.float64)
-        return summary(labels_N[num_found - num :], probabilities_N[num_found - num :])
+        weights_N = _joined(self._weights[first:], np.float64)
+        skipped = num_found - num
+        return summary(labels_N[skipped:], probabilities_N[skipped:], weights_N[skipped:])
 
 
-def _auc(labels_N: Bools, scores_N: Floats) -> float:
-    num_positives = int(labels_N.sum())
-    num_negatives = len(labels_N) - num_positives
-    if num_positives == 0 or num_negatives == 0:
+def _auc(labels_N: Bools, scores_N: Floats, weights_N: Floats) -> float:
+    if labels_N.all() or not labels_N.any():
         return math.nan
     order_N = np.argsort(scores_N)
     sorted_N = scores_N[order_N]
     starts_G = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]]))
-    positives_G = np.add.reduceat(labels_N[order_N].astype(np.int64), starts_G)
-    negatives_G = np.diff(np.append(starts_G, len(sorted_N))) - positives_G
+    positives_G = np.add.reduceat(np.where(labels_N, weights_N, 0)[order_N], starts_G)
+    negatives_G = np.add.reduceat(np.where(labels_N, 0, weights_N)[order_N], starts_G)
     negatives_below_G = np.cumsum(negatives_G) - negatives_G
-    # In halves, so that the sum is a whole number: a win counts 2, a tie 1.
-    halves = int((positives_G * (2 * negatives_below_G + negatives_G)).sum())
-    return halves / (2 * num_positives * num_negatives)
+    # In halves, so that the sum is a whole number where weights are: a win counts 2, a tie 1.
+    halves = (positives_G * (2 * negatives_below_G + negatives_G)).sum()
+    return float(halves / (2 * positives_G.sum() * negatives_G.sum()))
 
 
-def _logloss(labels_N: Bools, probabilities_N: Floats) -> float:
+def _logloss(labels_N: Bools, probabilities_N: Floats, weights_N: Floats) -> float:
     if len(labels_N) == 0:
         return math.nan
     of_label_N = np.where(labels_N, probabilities_N, 1 - probabilities_N)
-    return float(-np.log(np.clip(of_label_N, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)).mean())
+    losses_N = -np.log(np.clip(of_label_N, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
+    return float(np.average(losses_N, weights=weights_N))
 
 
-def _calibration(labels_N: Bools, probabilities_N: Floats) -> float:
-    return float(probabilities_N.mean() / labels_N.mean()) if labels_N.any() else math.nan
+def _calibration(labels_N: Bools, probabilities_N: Floats, weights_N: Floats) -> float:
+    if not labels_N.any():
+        return math.nan
+    return float(np.average(probabilities_N, weights=weights_N) / np.average(labels_N, weights=weights_N))
 
 
-def _normalized_entropy(labels_N: Bools, probabilities_N: Floats) -> float:
+def _normalized_entropy(labels_N: Bools, probabilities_N: Floats, weights_N: Floats) -> float:
     if labels_N.all() or not labels_N.any():
         return math.nan
-    mean = float(labels_N.mean())
-    return _logloss(labels_N, probabilities_N) / -(mean * math.log(mean) + (1 - mean) * math.log(1 - mean))
+    mean = float(np.average(labels_N, weights=weights_N))
+    entropy = -(mean * math.log(mean) + (1 - mean) * math.log(1 - mean))
+    return _logloss(labels_N, probabilities_N, weights_N) / entropy
 
 
 def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Bools, Floats]:
@@ -236,6 +255,18 @@ def _checked_probabilities(labels: npt.ArrayLike, probabilities: npt.ArrayLike) 
         message = f"probability {probabilities_N[outside_N][0]}; give the sigmoid of the logits, within 0..1"
         raise DataError(message)
     return labels_N, probabilities_N
+
+
+def _checked_weights(weights: npt.ArrayLike | None, num: int) -> Floats:
+    if weights is None:
+        return np.ones(num)
+    weights_N = np.array(weights, dtype=np.float64)
+    if weights_N.shape != (num,):
+        raise DataError(f"weights of shape {weights_N.shape} for {num} labels; give one per example")
+    wrong_N = ~(np.isfinite(weights_N) & (weights_N > 0))
+    if wrong_N.any():
+        raise DataError(f"weight {weights_N[wrong_N][0]}; give 1 / the example's keep rate, above 0")
+    return weights_N
 
 
 def _joined(chunks: list, dtype: type) -> npt.NDArray:

@@ -2,7 +2,8 @@
 
 Written as the run goes, so that memory stays flat and an audit can count by request id what was trained. One file a
 start of a worker, of Arrow record batches one after the other: what was flushed is there, however the worker ends. Each
-prediction carries its step, so that a run which goes back to a step drops those after it.
+prediction carries its step, so that a run which goes back to a step drops those after it; and the rate that sampling
+kept its example by, for metrics of the whole stream.
 
 Shape suffixes: B examples of a batch, N predictions of a run.
 """
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
         ("time_ms", pa.int64()),
         ("label", pa.float32()),
         ("probability", pa.float32()),
+        ("keep_rate", pa.float32()),
     ]
 )
 _ROWS_PER_WRITE = 8192
@@ -57,6 +59,7 @@ class PredictionLog:
             pa.array(batch.times_ms_B),
             pa.array(batch.labels_B),
             pa.array(probabilities_B),
+            pa.array(batch.keep_rates_B),
         ]
         self._waiting.append(pa.record_batch(columns, schema=_SCHEMA))
         self._num_waiting += batch.num_examples

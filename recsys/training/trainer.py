@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from recsys import hashing
-from recsys.batches.batch import LabelledBatch
+from recsys.batches.batch import KeepRates, LabelledBatch
 from recsys.hashing import Floats
 from recsys.models.recommender import Planned, Recommender
 from recsys.ps.dense import DENSE
@@ -90,9 +90,23 @@ class Trainer:
             torch.manual_seed(hashing.seed_of(seed, "step", self.worker, self.num_steps))
 
     def _loss(self, logits_B: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
-        losses_B = functional.binary_cross_entropy_with_logits(
-            logits_B, torch.from_numpy(batch.labels_B), reduction="none"
-        )
+        losses_B = cross_entropy(logits_B, torch.from_numpy(batch.labels_B), batch.rates)
         weights_B = torch.from_numpy(batch.weights_B)
         total = weights_B.sum().clamp_min(torch.finfo(torch.float32).tiny)  # all may be 0: nothing to learn
         return (losses_B * weights_B).sum() / total + self.recommender.embeddings.penalty()
+
+
+def cross_entropy(logits_B: torch.Tensor, labels_B: torch.Tensor, rates: KeepRates | None) -> torch.Tensor:
+    """Cross-entropy of the examples that sampling kept, such that its best logits are the whole stream's.
+
+    See ``recsys.batches.sampling``: logits are shifted to the sampled odds, and an example counts as
+    positives / own of a positive and negatives / own of a negative.
+    """
+    if rates is None:
+        return functional.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
+    own_B, positives_B, negatives_B = map(torch.from_numpy, rates)
+    odds_B = positives_B / negatives_B
+    losses_B = functional.binary_cross_entropy_with_logits(
+        logits_B + odds_B.log(), labels_B, pos_weight=odds_B, reduction="none"
+    )
+    return negatives_B / own_B * losses_B

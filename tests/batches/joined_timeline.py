@@ -14,6 +14,7 @@ from recsys.batches.examples import Example, ExampleRows
 from recsys.batches.join import ActionKind, JoinConfig, Joiner
 from recsys.batches.joined import JoinedStream, StreamTimes
 from recsys.batches.merge import FOREVER
+from recsys.batches.sampling import Sampler
 from recsys.events import (
     ACTIONS,
     END,
@@ -159,6 +160,7 @@ def joined_stream(
     partitions: Sequence[int] | None = None,
     restored: Sequence[dict[str, Any]] = (),
     config: JoinConfig = CONFIG,
+    sampler: Sampler | None = None,
 ) -> tuple[JoinedStream, MemorySink]:
     """A stream over all partitions, or some, and the sink of its dead letters."""
     letters = MemorySink()
@@ -171,6 +173,7 @@ def joined_stream(
         dead_letters=DeadLetters(letters),
         times=times,
         clock=clock or Clock(),
+        sampler=sampler,
     )
     return stream, letters
 

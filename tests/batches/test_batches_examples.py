@@ -28,6 +28,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 IDS = INT64 | TEXT | st.sampled_from([7, "7", '"7', '"', "-7", "\0", "é", "7\n"])
 TIMES = st.integers(0, 2**53)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+RATES = st.floats(width=32, min_value=0, max_value=1, exclude_min=True)
 EXAMPLES = st.lists(
     st.builds(
         Example,
@@ -39,6 +40,9 @@ EXAMPLES = st.lists(
         label=FLOATS,
         weight=FLOATS,
         read_at_ms=TIMES,
+        keep_rate=RATES,
+        positive_rate=RATES,
+        negative_rate=RATES,
         values=st.fixed_dictionaries(
             {
                 "user": st.lists(INT64, max_size=1),
@@ -76,6 +80,10 @@ def check(batch: LabelledBatch, examples: Sequence[Example]) -> None:
     assert batch.numbers_BM.shape == (len(examples), 2) and batch.numbers_BM.flags.writeable
     assert batch.labels_B.tolist() == [example.label for example in examples]
     assert batch.weights_B.tolist() == [example.weight for example in examples]
+    assert batch.rates is not None and all(rates_B.dtype == np.float32 for rates_B in batch.rates)
+    assert batch.rates.own_B.tolist() == batch.keep_rates_B.tolist() == [example.keep_rate for example in examples]
+    assert batch.rates.positives_B.tolist() == [example.positive_rate for example in examples]
+    assert batch.rates.negatives_B.tolist() == [example.negative_rate for example in examples]
     assert list(batch.request_ids) == [example.request_id for example in examples]
     for name in ("user_id", "item_id"):
         ids = list(getattr(batch, f"{name}s"))
@@ -113,6 +121,12 @@ def test_a_batch_of_a_slice_or_of_several_chunks(examples: list[Example], data) 
 def test_an_empty_batch() -> None:
     check(to_batch(to_rows([], SCHEMA, 5).rows, FEATURES), [])
     assert decode_rows(encode_rows(to_rows([], SCHEMA, 5))).watermark_ms == 5
+
+
+def test_examples_from_before_there_was_sampling_were_all_kept() -> None:
+    rows = to_rows([example({"user": [5], "odds": 0.5, "genres": [], "hour": 1.0})], SCHEMA, 0).rows
+    batch = to_batch(rows.drop_columns(["keep_rate", "positive_rate", "negative_rate"]), FEATURES)
+    assert batch.rates is None and batch.keep_rates_B.tolist() == [1.0]
 
 
 def test_features_may_be_all_sparse() -> None:

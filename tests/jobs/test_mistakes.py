@@ -77,6 +77,9 @@ def taken_port() -> Iterator[int]:
             ["source.start='yesterday': give earliest or latest, or a whole number"],
         ),
         ("online", ["join.actions.like.window_seconds=abc"], ["join.actions.like.window_seconds='abc'"]),
+        ("online", ["sampling.negatives=0"], ["sampling.negatives=0: give a number above 0"]),
+        ("online", ["+sampling.actions.like=2"], ["sampling.actions.like=2: give a number above 0"]),
+        ("online", ["+sampling.actions.click=0.5"], ["unknown field 'sampling.actions.click'; known: like"]),
         ("online", ["+foo=1"], ["unknown field 'foo'", "max_minutes"]),
         (
             "online",

@@ -136,6 +136,25 @@ def test_somebody_elses_stream_with_malformed_events(
     assert all(letter["topic"] == IMPRESSIONS and letter["partition"] == 1 and letter["reason"] for letter in letters)
 
 
+@pytest.mark.timeout(280)
+def test_what_sampling_leaves_out_is_counted_and_what_is_learned_stays_calibrated(
+    settings: Callable[..., OnlineSettings],
+) -> None:
+    """A fifth of the negatives and half of the likes: two joiners account for every impression all the same."""
+    sampling = ("sampling.negatives=0.2", "+sampling.actions.like=0.5")
+    run = settings("source=parquet", "joiners=2", *sampling)
+    summary, shown, _ = trained_on(run)
+    assert summary["examples"] + summary["examples_sampled_out"] == 3000
+    assert (summary["examples_lost"], summary["examples_duplicated"]) == (0, 0)
+    assert summary["examples"] == pytest.approx(3000 * (2 / 3 * 0.2 + 1 / 3 * 0.5), rel=0.1)
+    assert (shown[-1].examples, shown[-1].lag) == (summary["examples"], 0)
+    predictions = read_predictions(run.folder / "predictions")
+    labels, rates = (np.array(predictions.column(name)) for name in ("label", "keep_rate"))
+    np.testing.assert_array_equal(rates, np.where(labels > 0, 0.5, 0.2).astype(np.float32))
+    # uncorrected, the odds would be 2.5 times the true ones
+    assert summary["calibration"] == pytest.approx(1, abs=0.25)
+
+
 def test_auto_says_why_it_reads_files(settings: Callable[..., OnlineSettings], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.runtime.services.kafka_unavailable", lambda: "neither KAFKA_HOME nor Maven is there")
     summary, _, said = trained_on(settings("source=auto", "replay.limit=200"))

@@ -61,6 +61,80 @@ def test_equal_to_scikit_learn(seed: int) -> None:
     assert calibration(labels, probabilities) == pytest.approx(probabilities.sum() / labels.sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_weighted_equal_to_scikit_learn(seed: int) -> None:
+    _, labels, probabilities = stream(3000, seed=seed)
+    weights = 1 / np.random.default_rng(seed).choice([1, 0.5, 0.03], 3000)
+    found = summary(labels, probabilities, weights)
+    by = {"sample_weight": weights}
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, probabilities, **by), rel=1e-12)
+    assert found["logloss"] == pytest.approx(log_loss(labels, probabilities, **by), rel=1e-12)
+    mean = np.average(labels, weights=weights)
+    expected = log_loss(labels, probabilities, **by) / log_loss(labels, np.full(3000, mean), **by)
+    assert found["normalized_entropy"] == pytest.approx(expected, rel=1e-12)
+    assert found["calibration"] == pytest.approx((weights * probabilities).sum() / (weights * labels).sum(), rel=1e-12)
+    assert (found["label_mean"], found["num_examples"]) == (pytest.approx(mean, rel=1e-12), 3000)
+    assert auc(labels, probabilities, weights) == found["auc"]
+    assert logloss(labels, probabilities, weights) == found["logloss"]
+    assert calibration(labels, probabilities, weights) == found["calibration"]
+    assert normalized_entropy(labels, probabilities, weights) == found["normalized_entropy"]
+
+
+def test_a_whole_weight_is_that_many_examples() -> None:
+    _, labels, probabilities = stream(400)
+    weights = np.random.default_rng(1).integers(1, 5, 400)
+    repeated = summary(np.repeat(labels, weights), np.repeat(probabilities, weights))
+    weighted = summary(labels, probabilities, weights)
+    for name in ("label_mean", "auc", "logloss", "calibration", "normalized_entropy"):
+        assert weighted[name] == pytest.approx(repeated[name], rel=1e-12), name
+
+
+def test_a_sampled_stream_has_the_metrics_of_the_whole() -> None:
+    _, labels, probabilities = stream(300_000)
+    rates = np.where(labels == 0, 0.1, np.where(probabilities > 0.6, 0.3, 0.9))  # unlike positives, unlike rates
+    kept = np.random.default_rng(2).random(300_000) < rates
+    whole = summary(labels, probabilities)
+    sampled = summary(labels[kept], probabilities[kept], 1 / rates[kept])
+    unweighted = summary(labels[kept], probabilities[kept])
+    for name in ("label_mean", "auc", "logloss", "calibration", "normalized_entropy"):
+        assert sampled[name] == pytest.approx(whole[name], rel=0.02), name
+        assert unweighted[name] != pytest.approx(whole[name], rel=0.02), name
+
+
+def test_weights_are_kept_by_chunk() -> None:
+    times, labels, probabilities = stream(1000)
+    weights = 1 / np.random.default_rng(3).choice([1, 0.25], 1000)
+    metrics = ProgressiveMetrics()
+    for part in (slice(0, 300), slice(300, 1000)):
+        metrics.add(time_ms=times[part], labels=labels[part], probabilities=probabilities[part], weights=weights[part])
+    assert metrics.over_last(0.5) == summary(labels[500:], probabilities[500:], weights[500:])
+    assert metrics.recent(num=800) == summary(labels[200:], probabilities[200:], weights[200:])
+    first = summary(labels[:500], probabilities[:500], weights[:500])
+    curve = metrics.windows(num=2)
+    assert (curve.auc[0], curve.logloss[0], curve.calibration[0]) == tuple(
+        first[name] for name in ("auc", "logloss", "calibration")
+    )
+    restored = ProgressiveMetrics()
+    restored.add(**metrics.columns())
+    assert restored.over_last(1.0) == metrics.over_last(1.0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"weights of shape \(1,\) for 2 labels"),
+        ([1.0, 0.0], "weight 0.0; give 1 / the example's keep rate"),
+        ([1.0, float("inf")], "weight inf; give 1 / the example's keep rate"),
+        ([-2.0, float("nan")], "weight -2.0; give 1 / the example's keep rate"),
+    ],
+)
+def test_bad_weights(weights: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        summary([0, 1], [0.5, 0.5], weights)
+    with pytest.raises(DataError, match=message):
+        ProgressiveMetrics().add(time_ms=[0, 0], labels=[0, 1], probabilities=[0.5, 0.5], weights=weights)
+
+
 def test_auc_depends_on_order_alone_and_turns_over() -> None:
     _, labels, scores = stream(500)
     assert auc(labels, np.exp(7 * scores)) == auc(labels, scores)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.batches.batch import LabelledBatch
+from recsys.batches.batch import KeepRates, LabelledBatch
 from recsys.errors import DataError
 from recsys.training.predictions import PredictionLog, drop_predictions, read_predictions
 
@@ -61,9 +62,18 @@ def test_what_is_read_is_what_was_added(tmp_path: Path) -> None:
         "time_ms": [0, 10, 20, 30],
         "label": [0.0, 1.0, 0.0, 1.0],
         "probability": probabilities_of(0, 4).tolist(),
+        "keep_rate": [1.0, 1.0, 1.0, 1.0],
     }
     assert table.schema.field("probability").type == pa.float32()
     assert table.schema.field("time_ms").type == pa.int64()
+
+
+def test_the_rate_that_an_example_was_kept_by_goes_with_its_prediction(tmp_path: Path) -> None:
+    own_B, ones_B = np.array([0.25, 1, 0.25], np.float32), np.ones(3, np.float32)
+    batch = dataclasses.replace(batch_of(0, 3), rates=KeepRates(own_B, ones_B, 0.25 * ones_B))
+    with closing(PredictionLog(tmp_path)) as log:
+        log.add(1, batch, probabilities_of(0, 3))
+    assert read_predictions(tmp_path).column("keep_rate").to_pylist() == [0.25, 1.0, 0.25]
 
 
 def test_nothing_added_is_an_empty_table_and_no_log_an_error(tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ class KeepRates(NamedTuple):
     positives_B: Floats
     negatives_B: Floats
 
+    def part(self, start: int, stop: int) -> "KeepRates":
+        """Those of examples ``start`` to ``stop`` (exclusive), on the same memory."""
+        return KeepRates(*(rates_B[start:stop] for rates_B in self))
+
 
 @dataclass(frozen=True)
 class LabelledBatch(Batch):
@@ -85,9 +89,10 @@ class LabelledBatch(Batch):
 
     def part(self, start: int, stop: int) -> "LabelledBatch":
         """Examples ``start`` to ``stop`` (exclusive), on the same memory."""
-        columns = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "bags"}
+        columns = {c.name: getattr(self, c.name) for c in fields(self) if c.name not in ("bags", "rates")}
         return LabelledBatch(
             bags={name: bag.part(start, stop) for name, bag in self.bags.items()},
+            rates=None if self.rates is None else self.rates.part(start, stop),
             **{name: values[start:stop] for name, values in columns.items()},
         )
 

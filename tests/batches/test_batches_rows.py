@@ -116,7 +116,9 @@ def script(draw: random.Random, num_partitions: int):
 
 
 def plain(batch: LabelledBatch) -> dict:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "bags"}
+    values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name not in ("bags", "rates")}
+    assert batch.rates is not None
+    values |= batch.rates._asdict()
     bags = {name: (bag.ids_N.tolist(), bag.offsets.tolist(), bag.ids_N.dtype) for name, bag in batch.bags.items()}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()} | bags
 

@@ -8,7 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness chaos fuzz-rows test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness chaos fuzz-rows fuzz-stream test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes o
 
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)
+
+fuzz-stream: install ## a million damaged messages of events, JSON and Arrow, against a judgement of their own (10 minutes)
+	RECSYS_FUZZ_MESSAGES=1000000 $(BIN)/python -m pytest tests/batches/test_batches_fuzz.py -m long -s $(ARGS)
 
 test: install ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check

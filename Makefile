@@ -8,7 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness chaos fuzz-rows fuzz-stream test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream chaos fuzz-rows fuzz-stream test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench-ps: install ## measure the parameter server beside a store in one process 
 bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes) -> runs/bench/staleness.json
 	$(BIN)/python -m jobs.prepare data=ml_latest_small
 	$(BIN)/python -m benches.staleness $(ARGS)
+
+bench-stream: install ## measure reading events and examples from Kafka beside a bare consumer (3 minutes) -> runs/bench/stream.json
+	$(BIN)/python -m benches.stream $(ARGS)
 
 chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
 	$(BIN)/python -m pytest tests/runtime -m long

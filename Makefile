@@ -52,7 +52,7 @@ bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes)
 bench-stream: install ## measure reading events and examples from Kafka beside a bare consumer (3 minutes) -> runs/bench/stream.json
 	$(BIN)/python -m benches.stream $(ARGS)
 
-chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
+chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 

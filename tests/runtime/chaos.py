@@ -141,7 +141,7 @@ class Chaos:
 @contextmanager
 def chaos() -> Iterator[Chaos]:
     """In a folder for the time of the block, on a Ray that ends with it."""
-    os.environ.update(_HEALTH)
+    os.environ.update(_HEALTH, PYTHONPATH=str(ROOT))  # for actors too: what is tried is what lies here
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         place = Path(name)
         with LoopbackCluster(place / "ray", [{}]) as cluster:
@@ -201,6 +201,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path("runs/chaos.jsonl"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # no job and no node is left behind
     given.results.parent.mkdir(parents=True, exist_ok=True)
     lines = given.results.read_text().splitlines() if given.results.exists() else []
     known = {json.loads(line)["seed"] for line in lines}

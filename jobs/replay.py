@@ -9,6 +9,7 @@ from jobs.launch import job
 from jobs.sections import Text
 from recsys.features.declarations import DataSet
 from recsys.fields import Above, AtLeast, build
+from recsys.streams.security import check_security
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,9 @@ class Kafka:
 
     bootstrap_servers: Text
     security: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_security(self.security)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.layout import Layout
 from recsys.rows.optimizers import build_optimizer
 from recsys.runtime.actors import Placement
+from recsys.streams.security import check_security
 from recsys.training.fit import Splits
 
 Count = Annotated[int, AtLeast(1)]
@@ -225,6 +226,12 @@ class KafkaSection:
     def __post_init__(self) -> None:
         if self.bootstrap_servers is not None and self.port is not None:
             raise ConfigError(f"bootstrap_servers names its port itself; leave out kafka.port={self.port}")
+        check_security(self.security)
+        if self.security and self.bootstrap_servers is None:
+            raise ConfigError(
+                f"security is set ({', '.join(self.security)}), but without bootstrap_servers the run starts a Kafka "
+                "of its own, on loopback and open; give kafka.bootstrap_servers, or leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

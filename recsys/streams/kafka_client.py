@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import socket
+import ssl
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from recsys.errors import ConfigError, DataError, DependencyError, ServiceError, unknown
+from recsys.errors import ConfigError, DataError, DependencyError, ServiceError
+from recsys.streams.security import with_secrets
 from recsys.streams.source import Partition
 
 try:
@@ -27,18 +29,10 @@ except ImportError as error:
 # instead.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
 
-SECURITY_OPTIONS = tuple(
-    sorted(
-        option
-        for option in KafkaAdminClient.DEFAULT_CONFIG  # those that every client takes
-        if option == "security_protocol" or option.startswith(("ssl_", "sasl_"))
-    )
-)
-
-_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-
 # The administrator lacks both, and needs neither.
 _WHERE_KNOWN = {"allow_auto_create_topics": False, "metrics_enabled": False}
+
+_TLS_SECONDS = 2.0
 
 Client = TypeVar("Client", bound=KafkaConsumer | KafkaProducer | KafkaAdminClient)
 
@@ -53,15 +47,11 @@ def connect(
 ) -> Client:
     """A client of ``host:port,host:port``, connected within the timeout.
 
-    ``security`` takes kafka-python's ``security_protocol``, ``ssl_*`` and ``sasl_*`` options. Raises
-    ConfigError for an address or an option that can not be, ServiceError where no broker answers.
+    ``security`` are options of ``recsys.streams.security``; secrets are read from the environment here. Raises
+    ConfigError for an address or an option that can not be, ServiceError where no broker answers, or one that takes
+    neither this login nor this certificate.
     """
-    for option in security:
-        if option not in SECURITY_OPTIONS:
-            raise unknown("Kafka security option", option, SECURITY_OPTIONS)
-    protocol = security.get("security_protocol", "PLAINTEXT")
-    if protocol not in _PROTOCOLS:
-        raise unknown("security_protocol", protocol, _PROTOCOLS)
+    login = with_secrets(security)
     started = time.monotonic()
     _await_listener(bootstrap_servers, timeout_seconds)
     opened: list[Any] = []
@@ -76,7 +66,7 @@ def connect(
             bootstrap_timeout_ms=max(1000, int((timeout_seconds + started - time.monotonic()) * 1000)),
             kafka_client=open_network,
             **{name: value for name, value in _WHERE_KNOWN.items() if name in client_class.DEFAULT_CONFIG},
-            **security,
+            **login,
             **options,
         )
     except KafkaError as error:
@@ -84,7 +74,7 @@ def connect(
             network.close()  # the constructor that failed leaves its thread and sockets
         message = (
             f"what listens at {bootstrap_servers} did not answer as Kafka within {timeout_seconds:g} s"
-            f" ({error}); check bootstrap_servers and the security options"
+            f" ({_reason(bootstrap_servers, login, error)}); check bootstrap_servers and the security options"
         )
         raise ServiceError(message) from error
 
@@ -108,6 +98,35 @@ def _await_listener(bootstrap_servers: str, timeout_seconds: float) -> None:
             )
             raise ServiceError(message)
         time.sleep(0.1)
+
+
+def _reason(bootstrap_servers: str, login: Mapping[str, Any], error: KafkaError) -> str:
+    """Why no connection came about, as far as it can be known: a refusal that comes with the hang-up, kafka-python
+    3.0.12 does not read."""
+    refusal = _tls_refusal(bootstrap_servers, login)
+    if refusal is None and "sasl_mechanism" in login:
+        user = login.get("sasl_plain_username", "this process")
+        return f"{error}; perhaps it refuses the login of {user} by {login['sasl_mechanism']}"
+    return refusal or str(error)
+
+
+def _tls_refusal(bootstrap_servers: str, login: Mapping[str, Any]) -> str | None:
+    """What this side or the other has against the certificates, which the client does not tell; None where nothing."""
+    if not login.get("security_protocol", "").endswith("SSL"):
+        return None
+    host, port = _parse(bootstrap_servers.split(",")[0])
+    try:
+        context = ssl.create_default_context(cafile=login.get("ssl_cafile"))
+        context.check_hostname = login.get("ssl_check_hostname", True)
+        if "ssl_certfile" in login:
+            context.load_cert_chain(login["ssl_certfile"], login.get("ssl_keyfile"), login.get("ssl_password", ""))
+        with socket.create_connection((host, port), _TLS_SECONDS) as plain:
+            context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        return f"TLS: {error.verify_message}"
+    except OSError as error:  # ssl.SSLError is one
+        return f"TLS: {error.strerror or error}"
+    return None
 
 
 def _parse(server: str) -> tuple[str, int]:

@@ -91,6 +91,26 @@ def taken_port() -> Iterator[int]:
             ["source=parquet", "kafka.bootstrap_servers=localhost:9092"],
             ["source=parquet", "kafka.bootstrap_servers=localhost:9092", "leave one of them out"],
         ),
+        (
+            "online",
+            ["kafka.bootstrap_servers=h:1", "+kafka.security.sasl_plain_password=sesame"],
+            ["kafka.security.sasl_plain_password would be saved", "kafka.security.sasl_plain_password_env="],
+        ),
+        (
+            "online",
+            ["+kafka.security.security_protocol=SSL"],
+            ["kafka: security is set (security_protocol)", "without bootstrap_servers"],
+        ),
+        (
+            "online",
+            ["kafka.bootstrap_servers=h:1", "+kafka.security.ssl_cafile=ca.pem"],
+            ["kafka: security.ssl_cafile is set, but security_protocol=PLAINTEXT is not encrypted"],
+        ),
+        (
+            "replay",
+            ["kafka.bootstrap_servers=h:1", "+kafka.security.sasl_plain_password=sesame"],
+            ["kafka: security.sasl_plain_password would be saved"],
+        ),
         ("demo", ["k=abc"], ["k='abc': give a whole number of at least 1"]),
         ("demo", ["user=[1]"], ["user=[1]: give a whole number, or text, or null"]),
         ("train", ["epochs=x"], ["epochs='x': give a whole number of at least 1"]),
@@ -158,6 +178,19 @@ def test_one_line_and_status_2(
     assert lines[0].startswith(f"{job}: ")
     for words in says:
         assert words in lines[0]
+
+
+@pytest.mark.parametrize("many", ["", "seed=1,2", "+kafka.security.ssl_password=sesame,sesame2"])
+def test_a_password_is_refused_before_the_configuration_is_saved(
+    many: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["-m", many] if many else []
+    if "security" not in many:
+        given.append("+kafka.security.sasl_plain_password=sesame")
+    status, stderr = mistake("online", *given, "kafka.bootstrap_servers=h:1", monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2 and stderr.startswith("online: kafka.security.") and "sesame" not in stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_kafka_without_maven_and_kafka_home(films: Path, tmp_path: Path) -> None:

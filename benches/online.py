@@ -39,10 +39,11 @@ from recsys.rows.first_use import compile_kernels
 from recsys.rows.local import LocalRows
 from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import ray_session
-from recsys.runtime.events import KafkaEvents, ParquetEvents, dead_letters
+from recsys.runtime.events import KafkaEvents, ParquetEvents
 from recsys.runtime.settings import OnlineSettings, build_settings
 from recsys.runtime.shards import Begin, start_shards
 from recsys.runtime.worker import Task, WorkerActor
+from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.memory import MemorySource
 from recsys.streams.source import Partition
@@ -97,7 +98,7 @@ def joined(settings: OnlineSettings, folder: Path) -> Messages:
             partitions=range(num_partitions),
             config=settings.join,
             features=settings.blueprint.features,
-            dead_letters=dead_letters(folder),
+            dead_letters=DeadLetters(folder),
             times=settings.times,
         )
         while still_open:

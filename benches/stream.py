@@ -195,7 +195,7 @@ def partitions_of(topic: str) -> list[Partition]:
 
 def drop_all(servers: str, topic: str, fetch_kib: int | None = None) -> None:
     """Read a topic from end to end with kafka-python alone; by default a fetch is 1 MiB a partition, 50 MiB in all."""
-    options = {"bootstrap_servers": servers, "group_id": None, "enable_auto_commit": False}
+    options: dict[str, object] = {"bootstrap_servers": servers, "group_id": None, "enable_auto_commit": False}
     if fetch_kib is not None:
         options |= {"max_partition_fetch_bytes": 1024 * fetch_kib, "fetch_max_bytes": 2048 * fetch_kib}
     consumer = KafkaConsumer(**options)

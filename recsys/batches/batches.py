@@ -13,7 +13,7 @@ from recsys.batches.row_merge import NONE, PickedRows, RowMerge
 from recsys.errors import DataError
 from recsys.events import EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
-from recsys.streams.source import Partition, Source
+from recsys.streams.source import Partition, Record, Source
 
 _MAX_QUEUED = 20_000  # examples of one partition held while another is waited for
 _GATHERED = 8_192  # examples that are brought into their order at once, in however many batches
@@ -50,7 +50,7 @@ class TopicFeed:
         """See ExampleFeed."""
         wanted = [Partition(EXAMPLES, index) for index in only]
         records = self._source.next_batch(64, timeout_seconds, wanted)
-        return [(record.partition.index, _decoded(record.payload), record.offset) for record in records]
+        return [(record.partition.index, _decoded(record), record.offset) for record in records]
 
 
 class _Read:
@@ -196,6 +196,13 @@ class BatchStream:
         return len(ready) if self._merge.closed or self._merge.idle else 0
 
 
-def _decoded(payload: object) -> ExampleRows | EndMarker:
-    assert isinstance(payload, bytes)
-    return decode_end(payload) or decode_rows(payload)
+def _decoded(record: Record) -> ExampleRows | EndMarker:
+    """Not set aside where it is broken: joiners alone write here, and without their examples a model is another."""
+    assert isinstance(record.payload, bytes)
+    try:
+        return decode_end(record.payload) or decode_rows(record.payload)
+    except DataError as error:
+        raise DataError(
+            f"{record.partition}, offset {record.offset}: {error}; only a run's joiners write to this topic: see who "
+            "else does, and start over"
+        ) from error

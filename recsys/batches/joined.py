@@ -14,7 +14,7 @@ from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, EndMarker, Event, de
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.state import FeatureState, Id
-from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.dead_letters import DeadLetters, Place
 from recsys.streams.event_batches import is_batch, rows_of
 from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition, Record, Source
@@ -119,11 +119,15 @@ class JoinedStream:
         how many rows of one that holds many events were joined.
         """
         up_to = self._joined_up_to()
+        letters = self._dead_letters.cut(up_to)
         return {
             "features": self.features.to_json(),
             "position": [[p.topic, p.index, offset] for p, (offset, _) in up_to.items()],
             "begun": [[p.topic, p.index, offset, row] for p, (offset, row) in up_to.items() if row],
-            "partitions": {str(index): self._state_of(index) for index in self.partitions},
+            "partitions": {
+                str(index): {**self._state_of(index), "dead_letters": letters.get(index, {})}
+                for index in self.partitions
+            },
             "num_events": self.num_events - self._num_queued,
             "time_ms": self.time_ms,
         }
@@ -136,7 +140,7 @@ class JoinedStream:
             "num_emitted": self._num_emitted[index],
         }
 
-    def _joined_up_to(self) -> dict[Partition, tuple[int, int]]:
+    def _joined_up_to(self) -> dict[Partition, Place]:
         """For every input, the offset and the row of the first event that has changed nothing yet."""
         up_to = {p: (offset, self._begun.get((p, offset), 0)) for p, offset in self.position().items()}
         for merge in self._merges.values():
@@ -163,11 +167,15 @@ class JoinedStream:
                 partition = Partition(topic, index)
                 if topic == FACTS or index in mine:
                     position[partition] = min(offset, position.get(partition, offset))
+            up_to: dict[Partition, Place] = {Partition(t, index): (offset, 0) for t, index, offset in state["position"]}
             for topic, index, offset, row in state.get("begun", ()):  # absent before messages held many events
                 self._begun[Partition(topic, index), offset] = row
+                up_to[Partition(topic, index)] = (offset, row)
             for index in self.partitions:
                 if str(index) in state["partitions"]:
                     self._restore_partition(index, state["partitions"][str(index)])
+                    letters = state["partitions"][str(index)].get("dead_letters", {})
+                    self._dead_letters.restore(index, letters, up_to)
         self._events.seek({partition: offset for partition, offset in position.items() if partition in self._last_seen})
 
     def _restore_partition(self, index: int, state: Mapping[str, Any]) -> None:

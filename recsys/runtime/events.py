@@ -1,12 +1,12 @@
 """Where an online run's events come from, as values that can be sent to an actor and opened there."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recsys.events import ACTIONS, EXAMPLES, FACTS, IMPRESSIONS
-from recsys.streams.dead_letters import DeadLetters
+from recsys.streams.dead_letters import DEAD_LETTERS, DeadLetters
 from recsys.streams.kafka import KafkaSink, KafkaSource
 from recsys.streams.parquet import ParquetSource
 from recsys.streams.replay import Sent
@@ -37,7 +37,7 @@ class KafkaEvents:
     @property
     def topics(self) -> dict[str, int]:
         """Every topic of a run with its number of partitions."""
-        return dict.fromkeys((IMPRESSIONS, ACTIONS, FACTS, EXAMPLES), self.num_partitions)
+        return dict.fromkeys((IMPRESSIONS, ACTIONS, FACTS, EXAMPLES, DEAD_LETTERS), self.num_partitions)
 
     def open(self, partitions: Sequence[int]) -> Source:
         """The events of some partitions, and all facts."""
@@ -76,13 +76,27 @@ class KafkaEvents:
         """A producer."""
         return KafkaSink(self.bootstrap_servers, security=self.security)
 
+    def letters(self, partitions: Sequence[int]) -> Iterator[bytes]:
+        """The dead letters about some partitions that lie in their topic now."""
+        wanted = [Partition(DEAD_LETTERS, index) for index in partitions]
+        with KafkaSource(self.bootstrap_servers, wanted, security=self.security) as source:
+            while not all(map(source.caught_up, wanted)):
+                yield from map(_as_bytes, source.next_batch())
+
 
 Events = ParquetEvents | KafkaEvents
 
 
-def dead_letters(folder: Path) -> DeadLetters:
-    """What could not be read, as JSON lines in the run's folder."""
-    return DeadLetters(folder)
+def open_dead_letters(events: Events, partitions: Sequence[int], folder: Path) -> DeadLetters:
+    """Where a joiner of some partitions sets aside what it can not read: the topic, or a file in its folder.
+
+    What lies there of an earlier life, other joiners' folders included, is not written again.
+    """
+    if isinstance(events, KafkaEvents):
+        return DeadLetters(events.open_sink, known=events.letters(partitions), partitions=partitions)
+    others = [path for path in folder.parent.glob(f"*/{DEAD_LETTERS}.jsonl") if path.parent != folder]
+    known = [line for path in others for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return DeadLetters(folder, known=known, partitions=partitions)
 
 
 def _as_bytes(record: Record) -> bytes:

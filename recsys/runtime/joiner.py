@@ -17,7 +17,7 @@ from recsys.events import END_PAYLOAD, EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
 from recsys.features.state import FeatureChanges
 from recsys.runtime.actors import wait_for
-from recsys.runtime.events import Events, KafkaEvents, dead_letters
+from recsys.runtime.events import Events, KafkaEvents, open_dead_letters
 from recsys.streams.sink import Sink
 from recsys.streams.source import Partition
 
@@ -47,7 +47,7 @@ class JoinerActor:
     ) -> None:
         self._events, self._folder = events, folder
         self._partitions = tuple(partitions)
-        self._dead_letters = dead_letters(folder)
+        self._dead_letters = open_dead_letters(events, partitions, folder)
         self._stream = JoinedStream(
             events.open(partitions),
             partitions=partitions,

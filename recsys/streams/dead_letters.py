@@ -1,8 +1,12 @@
-"""Where records go that can not be used: beside the stream, with the reason, for a person to read."""
+"""Where records go that can not be used: beside the stream, with the reason, for a person to read.
+
+With Kafka that is the topic ``dead_letters``, which has as many partitions as the inputs; without, a file of the run.
+"""
 
 import base64
 import os
 from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,7 +15,9 @@ from recsys.events import encode
 from recsys.streams.sink import JsonlSink, Sink
 from recsys.streams.source import Partition, Record
 
-DEAD_LETTERS = Partition("dead_letters", 0)
+DEAD_LETTERS = "dead_letters"
+Place = tuple[int, int]  # in a partition: an offset, and the row in its message
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -21,49 +27,81 @@ class DeadLetters:
     A line holds ``reason``, ``topic``, ``partition``, ``offset``, ``row`` where the message held many events (its
     ``payload`` is that row as JSON then), and ``payload``: text, or base64 (with
     ``"base64": true``) where it is not UTF-8; its first ``max_payload_bytes`` with ``"truncated": true``
-    where it is longer. ``destination`` is a sink, which stays the caller's to close, or a folder that
-    ``dead_letters.jsonl`` is appended to: what it holds already, from before a crash, counts and is not written
-    again. ``counts`` is keyed by the exception's class, or by the reason up to its first colon.
+    where it is longer. ``destination`` is a sink, which stays the caller's to close, one to be opened for the first
+    letter, or a folder that ``dead_letters.jsonl`` is appended to. What that file holds, and what is ``known`` (lines),
+    is not written again.
+
+    Of ``partitions`` alone, if they are given: several readers of one record agree by its partition who sets it aside.
     """
 
-    def __init__(self, destination: Sink | Path, max_payload_bytes: int = 64 * 2**10) -> None:
-        self.counts: Counter[str] = Counter()
-        self._known: set[tuple[str, int, int, int | None]] = set()
-        self._owned = isinstance(destination, Path)
+    def __init__(
+        self,
+        destination: Sink | Callable[[], Sink] | Path,
+        *,
+        known: Iterable[bytes] = (),
+        partitions: Collection[int] | None = None,
+        max_payload_bytes: int = 64 * 2**10,
+    ) -> None:
+        self._known = {_whose(line) for line in known}
         if isinstance(destination, Path):
-            self._recall(destination)
-        self._sink = JsonlSink(destination) if isinstance(destination, Path) else destination
+            self._known |= {_whose(line) for line in _whole_lines(destination / f"{DEAD_LETTERS}.jsonl")}
+        self._destination = destination
+        self._sink = destination if isinstance(destination, Sink) else None
+        self._partitions = partitions
         self._max_payload_bytes = max_payload_bytes
+        self._counts: dict[int, Counter[str]] = {}  # by partition, of those below the last cut
+        self._above: dict[Partition, list[tuple[Place, str]]] = {}  # with the class of reason, since then
+        self._done: dict[Partition, Place] = {}  # earlier lives have set aside what lies below
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Letters by the exception's class, or by the reason up to its first colon; those of earlier lives too."""
+        above = Counter(kind for letters in self._above.values() for _, kind in letters)
+        return sum(self._counts.values(), above)
 
     def put(self, record: Record, reason: str | Exception) -> None:
         """Set one record aside; it is stored when ``flush`` returns."""
-        if (*record.partition, record.offset, record.row) in self._known:
+        partition, place = record.partition, (record.offset, record.row or 0)
+        if self._partitions is not None and partition.index not in self._partitions:
+            return
+        if place < self._done.get(partition, (0, 0)):
             return
         kind = reason.partition(":")[0] if isinstance(reason, str) else type(reason).__name__
+        self._above.setdefault(partition, []).append((place, kind))
+        if (*partition, record.offset, record.row) not in self._known:
+            self._opened().send(Partition(DEAD_LETTERS, partition.index), self._line(record, str(reason)))
+
+    def _opened(self) -> Sink:
+        if self._sink is None:
+            assert not isinstance(self._destination, Sink)
+            self._sink = JsonlSink(self._destination) if isinstance(self._destination, Path) else self._destination()
+        return self._sink
+
+    def _line(self, record: Record, reason: str) -> bytes:
         payload = record.payload if isinstance(record.payload, bytes) else encode(record.payload)
         line = {
-            "reason": str(reason),
+            "reason": reason,
             "topic": record.partition.topic,
             "partition": record.partition.index,
             "offset": record.offset,
             **({} if record.row is None else {"row": record.row}),
             **self._readable(payload),
         }
-        self._sink.send(DEAD_LETTERS, _encoder.encode(line))
-        self.counts[kind] += 1
+        return _encoder.encode(line)
 
-    def _recall(self, folder: Path) -> None:
-        """Count what an earlier life has set aside; half a line at the end is cut off."""
-        path = folder / f"{DEAD_LETTERS.topic}.jsonl"
-        if not path.exists():
-            return
-        whole = path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
-        for line in whole.splitlines():
-            letter = msgspec.json.decode(line)
-            self._known.add((letter["topic"], letter["partition"], letter["offset"], letter.get("row")))
-            self.counts[letter["reason"].partition(":")[0]] += 1
+    def cut(self, position: Mapping[Partition, Place]) -> dict[int, dict[str, int]]:
+        """Counts by partition of what lies below a position, all of it stored: for a checkpoint."""
+        self.flush()
+        for partition, letters in self._above.items():
+            below = [kind for place, kind in letters if place < position[partition]]
+            self._counts.setdefault(partition.index, Counter()).update(below)
+            letters[:] = [letter for letter in letters if letter[0] >= position[partition]]
+        return {index: dict(counts) for index, counts in self._counts.items()}
+
+    def restore(self, index: int, counts: Mapping[str, int], position: Mapping[Partition, Place]) -> None:
+        """Go on after ``cut`` with one partition: what lies below its position is stored and counted."""
+        self._counts[index] = Counter(counts)
+        self._done |= {partition: place for partition, place in position.items() if partition.index == index}
 
     def _readable(self, payload: bytes) -> dict[str, str | bool]:
         truncated = len(payload) > self._max_payload_bytes
@@ -76,13 +114,30 @@ class DeadLetters:
 
     def flush(self) -> None:
         """Return when every line is stored."""
-        self._sink.flush()
+        if self._sink is not None:
+            self._sink.flush()
 
     def close(self) -> None:
-        """Flush, and close the file if it was opened here."""
+        """Flush, and close what was opened here."""
         self.flush()
-        if self._owned:
+        if self._sink is not None and self._sink is not self._destination:
             self._sink.close()
+
+
+def _whose(line: bytes) -> tuple[str, int, int, int | None]:
+    """Whose letter a line is."""
+    letter = msgspec.json.decode(line)
+    return letter["topic"], letter["partition"], letter["offset"], letter.get("row")
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines that an earlier life has written; half a line at the end is cut off."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    return whole.splitlines()
 
 
 def _decode_text(payload: bytes, cut: bool) -> str:

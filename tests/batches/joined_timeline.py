@@ -164,13 +164,14 @@ def joined_stream(
 ) -> tuple[JoinedStream, MemorySink]:
     """A stream over all partitions, or some, and the sink of its dead letters."""
     letters = MemorySink()
+    partitions = range(num_partitions) if partitions is None else partitions
     stream = JoinedStream(
         source,
-        partitions=range(num_partitions) if partitions is None else partitions,
+        partitions=partitions,
         restored=restored,
         config=config,
         features=features,
-        dead_letters=DeadLetters(letters),
+        dead_letters=DeadLetters(letters, partitions=partitions),
         times=times,
         clock=clock or Clock(),
         sampler=sampler,

@@ -23,6 +23,7 @@ from recsys.batches.batches import BatchStream, StreamPosition, TopicFeed
 from recsys.batches.examples import ExampleRows, encode_rows
 from recsys.batches.join import ActionKind, JoinConfig
 from recsys.batches.joined import JoinedStream
+from recsys.errors import DataError
 from recsys.events import (
     ACTIONS,
     END,
@@ -149,10 +150,7 @@ def test_stopped_anywhere_and_shared_out_anew(num_partitions: int, stops: list[i
     assert found == undisturbed
     # what is counted, and what is known of users, is as if nothing had happened
     for name, count in whole.counts().items():
-        if name not in (
-            "facts",
-            "dead_letters",
-        ):  # every joiner reads all facts; letters are counted where they are kept
+        if name != "facts":  # every joiner reads all of them
             assert sum(stream.counts()[name] for stream in streams) == count, name
     assert histories(streams) == histories([whole])
     for stream in streams:
@@ -288,3 +286,12 @@ def test_a_state_names_the_first_record_that_changed_nothing() -> None:
     assert position[ACTIONS, 0] <= read[Partition(ACTIONS, 0)]
     counts = stream.counts()
     assert position[IMPRESSIONS, 0] == counts["impressions"]
+
+
+def test_a_message_of_the_topic_that_is_none_ends_the_run_and_says_where() -> None:
+    at = Partition(EXAMPLES, 1)
+    feed = TopicFeed(MemorySource({at: [END_PAYLOAD, b"not Arrow"]}))
+    with pytest.raises(
+        DataError, match=r"examples-1, offset 1: not a message of examples \(9 bytes\).*see who else does"
+    ):
+        feed.poll([1], 0)

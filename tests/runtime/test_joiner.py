@@ -24,6 +24,7 @@ from recsys.streams.replay import replay
 from recsys.streams.source import Partition
 
 NUM_PARTITIONS, NUM_IMPRESSIONS = 2, 9000
+BAD = {Partition("impressions", 1): [b"{", b"\xff"], Partition("facts", 0): [b'{"of":"user"}']}
 CONFIG = JoinConfig(actions={"like": ActionKind(window_seconds=5, final=True)})
 FEATURES = [
     Feature(name="item", kind="id", source="item.id"),
@@ -82,6 +83,9 @@ def events(tmp_path: Path) -> Iterator[KafkaEvents]:
         events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=NUM_PARTITIONS)
         create_topics(kafka.bootstrap_servers, events.topics)
         with events.open_sink() as sink:
+            for partition, payloads in BAD.items():
+                for payload in payloads:
+                    sink.send(partition, payload)
             replay(recorded(), sink, num_partitions=NUM_PARTITIONS)
         yield events
 
@@ -94,6 +98,7 @@ def joiner(events: KafkaEvents, folder: Path, *restored: dict[str, Any]) -> Iter
         yield actor
     finally:
         actor._stream.close()
+        actor._dead_letters.close()
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +142,10 @@ def num_rows(rows: dict[int, dict[int, Row]]) -> int:
     return sum(map(len, rows.values()))
 
 
+def letters_of(events: KafkaEvents) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in events.letters(range(NUM_PARTITIONS))]
+
+
 @pytest.mark.timeout(240)
 def test_what_a_broker_has_lost_is_sent_again(events: KafkaEvents, tmp_path: Path) -> None:
     expected = undisturbed(events, tmp_path)
@@ -157,3 +166,7 @@ def test_what_a_broker_has_lost_is_sent_again(events: KafkaEvents, tmp_path: Pat
         assert {index: numbered(payloads) for index, payloads in found.items()} == expected
         assert all(payloads[-1] == END_PAYLOAD and len(payloads) > num_messages[at] for at, payloads in found.items())
         assert state["unsent"] == []
+        # set aside by four lives, counted in each and stored once
+        letters = sorted((line["topic"], line["partition"], line["offset"]) for line in letters_of(events))
+        assert letters == [("facts", 0, 0), ("impressions", 1, 0), ("impressions", 1, 1)]
+        assert [sum(part["dead_letters"].values()) for _, part in sorted(state["partitions"].items())] == [1, 2]

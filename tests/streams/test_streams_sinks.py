@@ -103,11 +103,11 @@ def test_long_payloads_are_cut_and_say_so(tmp_path: Path, payload: bytes, kept: 
 def test_dead_letters_into_any_sink() -> None:
     sink = MemorySink()
     DeadLetters(sink).put(Record(AT, 1, END), "unexpected")
-    (line,) = sink.payloads[Partition("dead_letters", 0)]
+    (line,) = sink.payloads[Partition("dead_letters", AT.index)]
     assert json.loads(line)["payload"] == '{"end":true}'
 
 
-def test_dead_letters_of_an_earlier_life_count_and_are_not_written_again(tmp_path: Path) -> None:
+def test_dead_letters_of_an_earlier_life_are_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "dead_letters.jsonl"
     first = DeadLetters(tmp_path)
     first.put(Record(AT, 4, b"{"), "actions: no JSON")
@@ -116,8 +116,9 @@ def test_dead_letters_of_an_earlier_life_count_and_are_not_written_again(tmp_pat
     written = path.read_bytes()
     path.write_bytes(written + b'{"reason":"actio')  # it died in the midst of a third
     second = DeadLetters(tmp_path)
-    assert second.counts == {"actions": 1, "impressions": 1}
+    assert second.counts == {}  # what this life has set aside, not what lies there
     second.put(Record(AT, 4, b"{"), "actions: no JSON")
+    second.put(Record(AT, 5, b"{"), "impressions: no JSON")
     second.flush()
     assert path.read_bytes() == written
     second.put(Record(AT, 6, b"{"), "actions: no JSON")
@@ -125,6 +126,34 @@ def test_dead_letters_of_an_earlier_life_count_and_are_not_written_again(tmp_pat
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert [line["offset"] for line in lines] == [4, 5, 6]
     assert second.counts == {"actions": 2, "impressions": 1}
+
+
+def test_a_cut_counts_what_lies_below_it_and_the_next_life_the_rest() -> None:
+    sink, other = MemorySink(), Partition("impressions", AT.index)
+    first = DeadLetters(sink)
+    for offset in (4, 7, 5):
+        first.put(Record(AT, offset, b"{"), "late: 5 ms")
+    first.put(Record(other, 2, b"{"), "late: 6 ms")
+    counts = first.cut({AT: 6, other: 2})
+    assert counts == {AT.index: {"late": 2}}
+    assert first.counts == {"late": 4}
+    written = sink.payloads[Partition("dead_letters", AT.index)]
+    second = DeadLetters(sink, known=list(written))
+    second.restore(AT.index, counts[AT.index], {AT: 6, other: 2})
+    for partition, offset in ((AT, 5), (other, 2), (AT, 7)):  # the first is read again on behalf of another partition
+        second.put(Record(partition, offset, b"{"), "late: 5 ms")
+    assert second.counts == {"late": 4} and len(written) == 4
+    second.put(Record(AT, 9, b"{"), "late: 5 ms")
+    assert second.cut({AT: 10, other: 3}) == {AT.index: {"late": 5}} and len(written) == 5
+
+
+def test_one_reader_of_many_sets_a_record_aside() -> None:
+    sink = MemorySink()
+    for partitions in ([0, 1, 2], [AT.index]):
+        letters = DeadLetters(sink, partitions=partitions)
+        letters.put(Record(AT, 1, b"{"), "no JSON")
+        assert letters.counts.total() == (AT.index in partitions)
+    assert len(sink.payloads[Partition("dead_letters", AT.index)]) == 1
 
 
 def test_replay_routes_by_user_keys_by_user_and_ends_every_partition() -> None:

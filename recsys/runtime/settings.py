@@ -4,6 +4,7 @@ The sections of the YAML are dataclasses, field for field: ``recsys.fields.build
 told by the key that the user typed.
 """
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,41 @@ from recsys.training.fit import Splits
 
 Count = Annotated[int, AtLeast(1)]
 Text = Annotated[str, NotEmpty()]
-Start = Literal["earliest", "latest"] | Annotated[int, AtLeast(0)]
+
+
+@dataclass(frozen=True)
+class TimeInWords:
+    """A range of texts: times such as 2026-01-31T12:00, of UTC where they say no zone, from 1970 on."""
+
+    def holds(self, value: str) -> bool:
+        """Whether a text is one."""
+        try:
+            return time_ms_of(value) >= 0
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return "like 2026-01-31T12:00"
+
+
+Start = Literal["earliest", "latest", "checkpoint"] | Annotated[int, AtLeast(0)] | Annotated[str, TimeInWords()]
+
+
+def time_ms_of(text: str) -> int:
+    """Milliseconds since 1970 of a time in ISO 8601; ValueError where it is none.
+
+    >>> time_ms_of("1970-01-02"), time_ms_of("1970-01-01T02:00:00.5+01:00")
+    (86400000, 3600500)
+    """
+    time = datetime.datetime.fromisoformat(text)
+    return round(1000 * (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def start_of(said: str | int) -> str | int:
+    """Where a source begins that was said to start so. A resumed run's seeks the checkpoint's position after it."""
+    if said == "checkpoint":
+        return "earliest"
+    return said if said in ("earliest", "latest") or isinstance(said, int) else time_ms_of(said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +314,8 @@ class OnlineConfig(LearningConfig):
             raise ConfigError(
                 f"resume_from={self.resume_from} names a checkpoint of a run; give the run: resume=runs/…"
             )
+        if self.source.start == "checkpoint" and self.resume is None:
+            raise ConfigError("source.start=checkpoint goes on with a run; give the run: resume=runs/…")
         if self.store.kind != "ray":
             raise ConfigError(f"store.kind={self.store.kind}: online, rows are on the parameter server; use store=ray")
         if self.source.kind == "parquet" and self.kafka.bootstrap_servers is not None:
@@ -381,7 +418,7 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
         max_examples=said.batch.max_examples,
         max_seconds=said.batch.max_seconds,
         max_minutes=said.max_minutes,
-        start=said.source.start,
+        start=start_of(said.source.start),
         bootstrap_servers=said.kafka.bootstrap_servers,
         kafka_port=said.kafka.port,
         kafka_security=said.kafka.security,

@@ -74,8 +74,10 @@ def taken_port() -> Iterator[int]:
         (
             "online",
             ["source.start=yesterday"],
-            ["source.start='yesterday': give earliest or latest, or a whole number"],
+            ["source.start='yesterday': give earliest or latest or checkpoint, or a whole number", "2026-01-31T12:00"],
         ),
+        ("online", ["source.start=1969-12-31T23:00"], ["source.start='1969-12-31T23:00': give earliest or latest"]),
+        ("online", ["source.start=checkpoint"], ["source.start=checkpoint goes on with a run", "resume=runs/…"]),
         ("online", ["join.actions.like.window_seconds=abc"], ["join.actions.like.window_seconds='abc'"]),
         ("online", ["sampling.negatives=0"], ["sampling.negatives=0: give a number above 0"]),
         ("online", ["+sampling.actions.like=2"], ["sampling.actions.like=2: give a number above 0"]),

@@ -15,6 +15,7 @@ from kafka.errors import KafkaConnectionError
 from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.events import END_PAYLOAD, Action, Facts, Impression, decode
+from recsys.runtime.settings import start_of
 from recsys.streams.kafka import KafkaSink, KafkaSource
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.partitioner import partition_of
@@ -130,6 +131,22 @@ def test_start_at_the_latest_or_at_a_time(servers: str, topic: str) -> None:
     for time_ms, offset in ((0, 0), (2**42, 3)):  # before all messages; a century ahead
         with KafkaSource(servers, partitions, start=time_ms) as source:
             assert source.position() == {partitions[0]: offset, partitions[1]: 0}
+
+
+def test_start_at_a_time_between_two_messages(servers: str, topic: str) -> None:
+    """In words, as a configuration says it; the time is that of the messages."""
+    partition, noon_ms = Partition(topic, 0), 1_769_860_800_000
+    with KafkaSink(servers) as sink:
+        for seconds in (-1, 0, 60):
+            sink._producer.send(topic, b"%d" % seconds, partition=0, timestamp_ms=noon_ms + 1000 * seconds)
+    for said, first in (
+        ("2026-01-31T12:00", b"0"),
+        ("2026-01-31T13:00:00.001+01:00", b"60"),
+        (noon_ms - 1, b"0"),
+        ("2026-01-31", b"-1"),
+    ):
+        with KafkaSource(servers, [partition], start=start_of(said)) as source:  # type: ignore[arg-type]
+            assert read(source, 1)[0] == first
 
 
 def test_small_messages_and_large_ones_come_byte_for_byte(servers: str, topic: str) -> None:

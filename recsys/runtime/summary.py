@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,17 @@ from recsys.training.baseline import RunningMeans
 from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.predictions import read_predictions
 from recsys.training.report import Plot, write_report
+from recsys.training.slices import Slice, by_slice
 
 _NUM_CANDIDATES = 100
 _PARITY_BOUNDS = {"float32": 1e-5, "float16": 2e-3}  # by the format of published rows
+_SLICE_METRICS = {
+    "auc": "AUC",
+    "logloss": "Logloss",
+    "normalized_entropy": "Normalised entropy",
+    "calibration": "Calibration",
+}
+_SLICE_FIGURES = ("num_examples", *_SLICE_METRICS)
 _PACKAGES = ("torch", "ray", "kafka-python", "redis", "pyarrow", "numpy", "numba", "hydra-core")
 
 
@@ -56,6 +64,7 @@ def summarize(trained: Trained) -> dict[str, Any]:
         "auc_baseline_last_half": baseline.over_last(0.5)["auc"],
         "logloss_last_half": last_half["logloss"],
         "calibration": last_half["calibration"],
+        "slices": {name: _figures(part) for name, part in by_slice(predictions).items()},
         "rows": last.rows,
         "bytes": last.bytes,
         **_percentiles("sync_delay_ms", trained.delays_ms),
@@ -141,8 +150,15 @@ def versions() -> dict[str, str]:
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """``summary.json``; a figure that could not be measured is null."""
-    known = {key: None if value != value else value for key, value in summary.items()}
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    path.write_text(json.dumps(_known(summary), indent=2) + "\n")
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _known(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_known(part) for part in value]
+    return None if value != value else value
 
 
 def shortfalls(summary: dict[str, Any]) -> list[str]:
@@ -158,10 +174,12 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
 
 def write_run_report(path: Path, trained: Trained, summary: dict[str, Any]) -> None:
     """``report.html``: the figures, and plots of how they came about."""
-    learned, baseline = progressive(read_predictions(trained.predictions))
+    predictions = read_predictions(trained.predictions)
+    learned, baseline = progressive(predictions)
     num_windows = int(np.clip(learned.num_examples // 1000, 1, 50))
     model_curve, baseline_curve = learned.windows(num_windows), baseline.windows(num_windows)
-    shown = {key: value for key, value in summary.items() if key != "versions"}
+    shown = {key: value for key, value in summary.items() if key not in ("versions", "slices")}
+    shown |= {name: {key: figures[key] for key in _SLICE_FIGURES} for name, figures in summary["slices"].items()}
     write_report(
         path,
         title=f"Online training on {trained.settings.data_name}",
@@ -176,11 +194,31 @@ def write_run_report(path: Path, trained: Trained, summary: dict[str, Any]) -> N
                     "running user mean + item mean": (baseline_curve.num_examples, baseline_curve.auc),
                 },
             ),
+            *_slice_plots(by_slice(predictions)),
             _over_time("Rows", "rows", trained.history, "rows"),
             _over_time("Lag", "events and examples not learned yet", trained.history, "lag"),
             _delays(trained),
         ],
     )
+
+
+def _figures(part: Slice) -> dict[str, Any]:
+    """What a slice is judged by over the whole stream, and in its course."""
+    return {**part.metrics.over_last(1.0), "course": asdict(part.course())}
+
+
+def _slice_plots(slices: Mapping[str, Slice]) -> list[Plot]:
+    """One plot a metric, one line a slice: its windows where they end in the stream."""
+    courses = {name.replace("_", " "): part.course() for name, part in slices.items()}
+    return [
+        Plot(
+            f"{label} by slice",
+            "examples",
+            f"{label} of the slice's window, predicted before learned",
+            {name: (course.num_examples, getattr(course, metric)) for name, course in courses.items()},
+        )
+        for metric, label in _SLICE_METRICS.items()
+    ]
 
 
 def _over_time(title: str, label: str, history: Sequence[Progress], name: str) -> Plot:

@@ -9,7 +9,7 @@ Shape suffixes: N examples, G groups of equal score.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,12 @@ class Curve:
     time_ms: list[int]  # event time of the window's last example
     auc: list[float]
     logloss: list[float]
+    normalized_entropy: list[float]
     calibration: list[float]
+
+    def at(self, num_examples: list[int]) -> "Curve":
+        """The same windows, their ends counted in another stream's examples."""
+        return replace(self, num_examples=num_examples)
 
 
 class ProgressiveMetrics:
@@ -175,6 +180,9 @@ class ProgressiveMetrics:
             time_ms=[int(times_N[part][-1]) for part in slices],
             auc=[_auc(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
             logloss=[_logloss(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
+            normalized_entropy=[
+                _normalized_entropy(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices
+            ],
             calibration=[_calibration(labels_N[part], probabilities_N[part], weights_N[part]) for part in slices],
         )
 

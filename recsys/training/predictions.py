@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from recsys.batches.batch import LabelledBatch
 from recsys.errors import DataError
 from recsys.hashing import Floats, id_text
+from recsys.training.slices import OF, are_new, read_seen, write_seen
 
 _SCHEMA = pa.schema(
     [
@@ -88,17 +89,27 @@ class PredictionLog:
 def read_predictions(folder: Path) -> pa.Table:
     """All predictions in the order of their steps, those of one step in worker order; DataError where there are none.
 
-    ``user_id`` and ``item_id`` are unions of int64 and string: 7 and "7" come back as they were.
+    ``user_id`` and ``item_id`` are unions of int64 and string: 7 and "7" come back as they were. ``new_user`` and
+    ``new_item`` say whether an example of theirs had been learned before; see ``slices``.
     """
-    paths = _files(folder)
-    if not paths:
+    table = _all(folder)
+    if table is None:
         raise DataError(f"no predictions in {folder}; give the folder of a run that has learned something")
-    table = pa.concat_tables([_read(path) for path in paths])
-    table = table.take(pc.sort_indices(table, [("step", "ascending")])).drop_columns("step").combine_chunks()
-    for name in ("user_id", "item_id"):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, name, _ids(table.column(name).combine_chunks()))
-    return table
+    table = table.take(pc.sort_indices(table, [("step", "ascending")])).combine_chunks()
+    steps_N, seen = table.column("step").to_numpy(), read_seen(folder)
+    for of in OF:
+        ids_N = table.column(f"{of}_id").combine_chunks()
+        table = table.append_column(f"new_{of}", pa.array(are_new(steps_N, ids_N, seen[of])))
+        table = table.set_column(table.schema.get_field_index(f"{of}_id"), f"{of}_id", _ids(ids_N))
+    return table.drop_columns("step")
+
+
+def carry_seen(before: Path, folder: Path) -> None:
+    """Let a run that writes to ``folder`` know whom one that wrote to ``before`` had learned of by its end."""
+    seen, learned = read_seen(before), _all(before)
+    if learned is not None:
+        seen = {of: pa.concat_arrays([ids, *learned.column(f"{of}_id").chunks]) for of, ids in seen.items()}
+    write_seen(folder, seen)
 
 
 def drop_predictions(folder: Path, after: int) -> int:
@@ -126,6 +137,12 @@ def _new_file(folder: Path, name: str) -> BinaryIO:
         except FileExistsError:
             continue
     raise AssertionError("count never ends")
+
+
+def _all(folder: Path) -> pa.Table | None:
+    """Every prediction, those of a worker in order; None where nobody wrote any."""
+    paths = _files(folder)
+    return pa.concat_tables([_read(path) for path in paths]) if paths else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -134,17 +134,17 @@ def test_a_cut_counts_what_lies_below_it_and_the_next_life_the_rest() -> None:
     for offset in (4, 7, 5):
         first.put(Record(AT, offset, b"{"), "late: 5 ms")
     first.put(Record(other, 2, b"{"), "late: 6 ms")
-    counts = first.cut({AT: 6, other: 2})
+    counts = first.cut({AT: (6, 0), other: (2, 0)})
     assert counts == {AT.index: {"late": 2}}
     assert first.counts == {"late": 4}
     written = sink.payloads[Partition("dead_letters", AT.index)]
     second = DeadLetters(sink, known=list(written))
-    second.restore(AT.index, counts[AT.index], {AT: 6, other: 2})
+    second.restore(AT.index, counts[AT.index], {AT: (6, 0), other: (2, 0)})
     for partition, offset in ((AT, 5), (other, 2), (AT, 7)):  # the first is read again on behalf of another partition
         second.put(Record(partition, offset, b"{"), "late: 5 ms")
     assert second.counts == {"late": 4} and len(written) == 4
     second.put(Record(AT, 9, b"{"), "late: 5 ms")
-    assert second.cut({AT: 10, other: 3}) == {AT.index: {"late": 5}} and len(written) == 5
+    assert second.cut({AT: (10, 0), other: (3, 0)}) == {AT.index: {"late": 5}} and len(written) == 5
 
 
 def test_one_reader_of_many_sets_a_record_aside() -> None:

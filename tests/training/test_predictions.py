@@ -63,6 +63,8 @@ def test_what_is_read_is_what_was_added(tmp_path: Path) -> None:
         "label": [0.0, 1.0, 0.0, 1.0],
         "probability": probabilities_of(0, 4).tolist(),
         "keep_rate": [1.0, 1.0, 1.0, 1.0],
+        "new_user": [True, True, True, True],
+        "new_item": [True, True, True, True],
     }
     assert table.schema.field("probability").type == pa.float32()
     assert table.schema.field("time_ms").type == pa.int64()

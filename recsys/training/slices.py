@@ -65,11 +65,11 @@ def masks(predictions: pa.Table) -> dict[str, Bools]:
 
 
 def _slice(predictions: pa.Table, within_N: Bools) -> Slice:
-    times_N, labels_N, probabilities_N = (
-        predictions.column(name).to_numpy() for name in ("time_ms", "label", "probability")
+    times_S, labels_S, probabilities_S, keep_rates_S = (
+        predictions.column(name).to_numpy()[within_N] for name in ("time_ms", "label", "probability", "keep_rate")
     )
     metrics = ProgressiveMetrics()
-    metrics.add(time_ms=times_N[within_N], labels=labels_N[within_N], probabilities=probabilities_N[within_N])
+    metrics.add(time_ms=times_S, labels=labels_S, probabilities=probabilities_S, weights=1 / keep_rates_S)
     return Slice(metrics, 1 + np.flatnonzero(within_N))
 
 

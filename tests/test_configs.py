@@ -24,7 +24,7 @@ from recsys.runtime.settings import TrainConfig, build_blueprint, build_layout, 
 from recsys.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_JOBS = ("__init__", "launch", "sections")
+NOT_JOBS = ("__init__", "launch", "refusing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
     "publish": ["run=runs/x"],

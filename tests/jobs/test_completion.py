@@ -13,7 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in ("__init__", "launch", "sections"))
+JOBS = sorted(
+    path.stem
+    for path in (ROOT / "jobs").glob("*.py")
+    if path.stem not in ("__init__", "launch", "refusing", "sections")
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in ("__init__", "launch", "sections"))
+JOBS = sorted(
+    path.stem
+    for path in (ROOT / "jobs").glob("*.py")
+    if path.stem not in ("__init__", "launch", "refusing", "sections")
+)
 SLOW = ("torch", "ray", "numpy", "pyarrow", "kafka", "redis", "uvicorn", "matplotlib")
 
 

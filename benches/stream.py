@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -45,10 +46,10 @@ Told = Callable[[str], None]
 class Sizes:
     """How much of everything."""
 
-    events: int = 300_000
+    events: int = 150_000
     examples: int = 1_000  # in a message
-    messages: int = 120  # of examples, a partition
-    rounds: int = 9
+    messages: int = 60  # of examples, a partition
+    rounds: int = 7
 
     @property
     def num_examples(self) -> int:
@@ -195,7 +196,7 @@ def partitions_of(topic: str) -> list[Partition]:
 
 def drop_all(servers: str, topic: str, fetch_kib: int | None = None) -> None:
     """Read a topic from end to end with kafka-python alone; by default a fetch is 1 MiB a partition, 50 MiB in all."""
-    options: dict[str, object] = {"bootstrap_servers": servers, "group_id": None, "enable_auto_commit": False}
+    options: dict[str, Any] = {"bootstrap_servers": servers, "group_id": None, "enable_auto_commit": False}
     if fetch_kib is not None:
         options |= {"max_partition_fetch_bytes": 1024 * fetch_kib, "fetch_max_bytes": 2048 * fetch_kib}
     consumer = KafkaConsumer(**options)

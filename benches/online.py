@@ -142,6 +142,8 @@ def online(settings: OnlineSettings, events: KafkaEvents, folder: Path) -> Taken
         joiners=dict.fromkeys(partitions),
         start=dict.fromkeys(partitions, (0, 0)),
         predictions=folder,
+        archive=folder / "archive",
+        archiving=settings.archiving,
         max_examples=settings.max_examples,
     )
     worker = start_actor(TimedWorker, task, threads=8)

@@ -223,7 +223,7 @@ def batch_all(servers: str, max_examples: int, num_examples: int) -> None:
     with KafkaSource(servers, partitions_of(EXAMPLES)) as source:
         stream = BatchStream(TopicFeed(source), FEATURES, max_examples=max_examples)
         while not stream.finished:
-            num_examples -= sum(batch.num_examples for batch, _ in stream.poll())
+            num_examples -= sum(cut.batch.num_examples for cut in stream.poll())
     assert num_examples == 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.launch import job, shown
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.console import Console
 
     from recsys.rows.store import RowGroup, RowStore
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @job("train")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Join, split by time, train, judge on the last part; leave summary.json and a checkpoint in ``folder``."""
+    """Join, split by time, train, judge on the last part; leave summary.json and a checkpoint in ``folder``.
+
+    Of an archive, or with ``order=recorded``: predict, then learn all of it as it came.
+    """
     from recsys.fields import build
     from recsys.runtime.settings import TrainConfig, build_blueprint
 
@@ -30,35 +34,45 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     from recsys.models.recommender import Recommender
     from recsys.training.checkpoint import Checkpoint, save_checkpoint
-    from recsys.training.fit import evaluate
+    from recsys.training.slices import OF, write_seen
     from recsys.training.trainer import Trainer
 
     console = Console()
-    joined = _join(settings, folder, console)
-    train, valid, test = settings.split.cut(joined.examples)
+    recorded = _recorded(settings, folder, console)
     recommender = Recommender(blueprint)
     with _rows(settings, recommender.groups, console) as store:
         trainer = Trainer(recommender, store)
         trainer.start()
-        history = _fit(settings, trainer, train, valid, console)
-        result = evaluate(trainer, test)
-        state = {"features": joined.features.to_json(), "position": []}
-        about = {"data": settings.data.name, "source": "files", "time_ms": joined.time_ms}
+        learn = _learn_in_order if settings.is_in_order else _learn_shuffled
+        learned, figures = learn(settings, trainer, recorded.examples, console)
+        state = {"features": recorded.features.to_json(), "position": []}
+        about = {"data": settings.data.name, "source": settings.source.kind, "time_ms": recorded.time_ms}
         rows = store.snapshot()
         checkpoint = Checkpoint(blueprint=blueprint, joiners=[state], about=about, rows=rows)
         save_checkpoint(folder / "checkpoints", checkpoint)
         summary = {
-            "test": result,
-            "valid": history,
-            "examples": joined.examples.num_rows,
+            **figures,
+            "examples": recorded.examples.num_rows,
             "rows": store.num_rows(),
             "bytes": store.nbytes,
         }
+    write_seen(folder / "predictions", {of: learned.column(f"{of}_id").combine_chunks() for of in OF})
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(
-        f"test AUC {result['auc']:.4f}  logloss {result['logloss']:.4f}  calibration {result['calibration']:.3f}  "
-        f"{summary['bytes']:,} bytes; summary in {shown(folder / 'summary.json')}"
-    )
+    console.print(f"{summary['bytes']:,} bytes; summary in {shown(folder / 'summary.json')}")
+
+
+def _recorded(settings: "TrainConfig", folder: Path, console: "Console") -> "Joined":
+    """The joined examples: of recorded events, or those that an online run has learned."""
+    if settings.source.folder is None:
+        return _join(settings, folder, console)
+    from recsys.features.state import FeatureState
+    from recsys.training.archive import read_archive
+    from recsys.training.fit import Joined
+
+    with console.status(f"reading {settings.source.folder}"):
+        examples = read_archive(settings.source.folder, settings.data.features).slice(0, settings.replay.limit)
+    time_ms = max(examples.column("emitted_ms").to_pylist())
+    return Joined(examples, FeatureState(settings.join.keep_items), time_ms)
 
 
 def _join(settings: "TrainConfig", folder: Path, console: "Console") -> "Joined":
@@ -101,6 +115,44 @@ def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]", console: "Conso
             begin = Begin(start=Snapshot((0,), {}), members={0: 1}, staleness=settings.store.staleness)
             shards = start_shards(groups, settings.store.shards, begin, settings.ray.placement.shard)
             yield WorkerRows(groups, near(shards, groups))
+
+
+def _learn_in_order(
+    settings: "TrainConfig", trainer: "Trainer", examples: "pa.Table", console: "Console"
+) -> tuple["pa.Table", dict[str, Any]]:
+    """Everything as it was recorded, an archive in its very batches: (what was learned, the figures of each epoch)."""
+    from rich.progress import Progress
+
+    from recsys.training.fit import batches_of, learn_in_order, recorded_batches
+
+    history = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("training", total=None)
+        for epoch in range(settings.epochs):
+            if settings.source.kind == "archive":
+                batches = recorded_batches(examples, trainer.recommender.features)
+            else:
+                batches = batches_of(examples, trainer.recommender.features, settings.batch.max_examples)
+            predicted = learn_in_order(trainer, batches, lambda step: progress.update(task, completed=step))
+            history.append({"all": predicted.over_last(1.0), "last_half": predicted.over_last(0.5)})
+            auc = history[-1]["last_half"]["auc"]
+            console.print(f"epoch {epoch + 1}: AUC of its last half, predicted before learned, {auc:.4f}")
+    return examples, {"progressive": history}
+
+
+def _learn_shuffled(
+    settings: "TrainConfig", trainer: "Trainer", examples: "pa.Table", console: "Console"
+) -> tuple["pa.Table", dict[str, Any]]:
+    """All but the last examples, in epochs, judged on those: (what was learned, the figures)."""
+    from recsys.training.fit import evaluate
+
+    train, valid, test = settings.split.cut(examples)
+    history = _fit(settings, trainer, train, valid, console)
+    result = evaluate(trainer, test)
+    console.print(
+        f"test AUC {result['auc']:.4f}  logloss {result['logloss']:.4f}  calibration {result['calibration']:.3f}"
+    )
+    return train, {"test": result, "valid": history}
 
 
 def _fit(

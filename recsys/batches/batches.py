@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.examples import ExampleRows, decode_rows, to_batch
@@ -24,10 +25,11 @@ Fed = tuple[int, ExampleRows | EndMarker, int]  # partition, what came, the offs
 
 
 class PositionedBatch(NamedTuple):
-    """A batch, and where the stream stands after it."""
+    """A batch, where the stream stands after it, and the examples that it was made of."""
 
     batch: LabelledBatch
     position: StreamPosition
+    rows: pa.RecordBatch
 
 
 class ExampleFeed(Protocol):
@@ -124,11 +126,12 @@ class BatchStream:
         self._notice_idle()
         self._ready = self._ready.then(self._merge.ready_rows())
         for sizes in self._cuts():
-            batches = to_batch(self._ready.take(0, sum(sizes)).gather(), self._features)
+            rows = self._ready.take(0, sum(sizes)).gather()
+            batches = to_batch(rows, self._features)
             start = 0
             for size in sizes:
                 self._hand_out(size)
-                yield PositionedBatch(batches.part(start, start + size), self.position())
+                yield PositionedBatch(batches.part(start, start + size), self.position(), rows.slice(start, size))
                 start += size
 
     def position(self) -> StreamPosition:

@@ -24,10 +24,13 @@ from recsys.runtime.latest import mark_served
 from recsys.runtime.run import OnlineRun
 from recsys.runtime.services import Say, Services, services
 from recsys.runtime.settings import OnlineSettings
-from recsys.runtime.starting import first_start, resumed_start
+from recsys.runtime.starting import check_start_from, first_start, resumed_start
 from recsys.runtime.watching import Progress, Recovery, Watch
 from recsys.sync.publisher import Published
+from recsys.training.archive import cut_archive
 from recsys.training.checkpoint import Checkpoints
+
+_HELD = ("redis", "kafka", "checkpoints", "predictions", "archive")  # by which a folder is known to hold a run
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
         settings.checkpoints, keep=settings.checkpoint.keep, full_every=settings.checkpoint.full_every
     )
     _check_folder(settings, checkpoints)
+    check_start_from(settings)
     prepared = _open_data(settings)
     with (
         _leaving_nothing(settings) as begun,
@@ -74,10 +78,11 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
         if settings.resumes:
             start = resumed_start(settings, checkpoints, running.redis_url, say)
         else:
-            start = first_start(events)
+            start = first_start(settings, events, say)
         watch = Watch(settings, events, running.redis_url, checkpoints, running.source, say, begun)
         run = watch.to_the_end(start, on_progress)
         with _ended_with_the_block(run):
+            cut_archive(settings.folder / "archive")  # what lost workers had begun is set out
             yield _trained(settings, prepared, running, watch, run)
 
 
@@ -130,7 +135,7 @@ def _check_folder(settings: OnlineSettings, checkpoints: Checkpoints) -> None:
         if not checkpoints.names():
             raise ConfigError(f"nothing to resume: no checkpoint in {settings.checkpoints}; give the folder of a run")
         return
-    held = [name for name in ("redis", "kafka", "checkpoints", "predictions") if (folder / name).exists()]
+    held = [name for name in _HELD if (folder / name).exists()]
     if held:
         raise ConfigError(
             f"{folder} holds a run already ({', '.join(held)}); go on with it by resume={folder}, or choose another "
@@ -151,7 +156,7 @@ def _leaving_nothing(settings: OnlineSettings) -> Iterator[Callable[[], None]]:
         yield begin
     finally:
         if not has_begun:
-            for name in ("redis", "kafka", "checkpoints", "predictions"):
+            for name in _HELD:
                 shutil.rmtree(settings.folder / name, ignore_errors=True)
 
 

@@ -29,6 +29,7 @@ from recsys.sync.publisher import Published, PublishedVersions
 class Start:
     """Where a run begins: at a step, at positions of its streams, with states of joiners and, by name, a checkpoint.
 
+    ``learned`` is a checkpoint of another run that a new one begins with: its folder, and its name there.
     ``published`` is what a run before it has published under the same name: everything of this one is newer.
     """
 
@@ -36,6 +37,7 @@ class Start:
     step: int = 0
     checkpoint: str | None = None
     joiners: Sequence[Mapping[str, Any]] = ()
+    learned: tuple[str, str] | None = None
     published: PublishedVersions | None = None
     time_ms: int = -1
 
@@ -228,6 +230,7 @@ class OnlineRun:
             start=self.recommender.start_state(),
             checkpoints=settings.checkpoints,
             name=start.checkpoint,
+            learned=start.learned,
             step=start.step,
             position=start.position,
             members=dict.fromkeys(range(self.num_workers), start.step + 1),
@@ -296,6 +299,8 @@ class OnlineRun:
             joiners={partition: self.joiners[topology.joiner_of(partition)] for partition in mine},
             start={partition: position[partition] for partition in mine},
             predictions=settings.folder / "predictions",
+            archive=settings.folder / "archive",
+            archiving=settings.archiving,
             max_examples=settings.max_examples,
             max_seconds=settings.max_seconds,
             idle_seconds=settings.times.idle_seconds if live else None,

@@ -21,6 +21,7 @@ from recsys.rows.layout import Layout
 from recsys.rows.optimizers import build_optimizer
 from recsys.runtime.actors import Placement
 from recsys.streams.security import check_security
+from recsys.training.archive import Archiving
 from recsys.training.fit import Splits
 
 Count = Annotated[int, AtLeast(1)]
@@ -159,9 +160,11 @@ class OnlineSettings:
     staleness: int = 0
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     recovery: RecoverySection = field(default_factory=RecoverySection)
+    archiving: Archiving = field(default_factory=Archiving)
     placement: PlacementSection = field(default_factory=PlacementSection)
     resumes: bool = False
     resume_from: str | None = None
+    start_from: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
@@ -177,13 +180,18 @@ class OnlineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSection:
-    """``source``: where events come from."""
+    """``source``: where events come from; or, in jobs.train, joined examples: ``folder`` is an online run's archive."""
 
-    kind: Literal["auto", "kafka", "parquet"]
-    num_partitions: Count
-    start: Start
-    idle_seconds: Annotated[float, AtLeast(0)] | None
-    max_future_seconds: Annotated[float, AtLeast(0)]
+    kind: Literal["auto", "kafka", "parquet", "archive"]
+    folder: Path | None = None
+    num_partitions: Count = 4
+    start: Start = "earliest"
+    idle_seconds: Annotated[float, AtLeast(0)] | None = None
+    max_future_seconds: Annotated[float, AtLeast(0)] = 60.0
+
+    def __post_init__(self) -> None:
+        if (self.kind == "archive") != (self.folder is not None):
+            raise ConfigError(f"kind={self.kind} with folder={self.folder}; an archive has one, nothing else has")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,12 +312,25 @@ class OnlineConfig(LearningConfig):
     serving: ServingSection
     checkpoint: CheckpointSection
     recovery: RecoverySection
+    archive: Archiving
     resume: Path | None
     resume_from: Text | None
+    start_from: Path | None
+
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         self.sampling.check_kinds(self.join.actions)
+        if self.source.kind == "archive":
+            raise ConfigError(
+                "source.kind=archive: an archive is read by python -m jobs.train source=archive; online, begin with "
+                "what that has learned by start_from=runs/…"
+            )
+        if self.start_from is not None and self.resume is not None:
+            raise ConfigError(
+                f"start_from={self.start_from} begins a new run, resume={self.resume} goes on with one; leave one of "
+                "them out"
+            )
         if self.resume_from is not None and self.resume is None:
             raise ConfigError(
                 f"resume_from={self.resume_from} names a checkpoint of a run; give the run: resume=runs/…"
@@ -344,16 +365,22 @@ class TrainConfig(LearningConfig):
     """The YAML of jobs.train."""
 
     epochs: Count
+    order: Literal["shuffled", "recorded"] | None
     batch: EpochBatchSection
     split: Splits
     replay: LimitSection
 
     def __post_init__(self) -> None:
-        if self.source.kind != "parquet":
+        if self.source.kind not in ("parquet", "archive"):
             raise ConfigError(
-                f"source.kind={self.source.kind}: training in epochs reads the prepared files; use source=parquet, or "
-                "python -m jobs.online"
+                f"source.kind={self.source.kind}: training in epochs reads the prepared files, or an online run's "
+                "archive; use source=parquet or source=archive, or python -m jobs.online"
             )
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether examples are learned as they were recorded: where nothing else is said, those of an archive are."""
+        return self.source.kind == "archive" if self.order is None else self.order == "recorded"
 
 
 def run_name(folder: Path) -> str:
@@ -428,8 +455,10 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
         staleness=said.store.staleness,
         checkpoint=said.checkpoint,
         recovery=said.recovery,
+        archiving=said.archive,
         placement=said.ray.placement,
         resumes=said.resume is not None,
         resume_from=said.resume_from,
         sampling=said.sampling,
+        start_from=None if said.start_from is None else said.start_from.absolute(),
     )

@@ -33,6 +33,8 @@ _REPORT_SECONDS = 1.0
 class Begin:
     """What a shard starts from: ``start`` of a new run, or checkpoint ``name`` in ``checkpoints``.
 
+    A new run that begins with what another has ``learned`` (folder and name of that checkpoint) has no ``name`` yet.
+
     Its sequence numbers go on ``above`` those of what was published before. ``again`` says that Ray makes the shard
     anew where it dies; it then takes the newest checkpoint there is.
     """
@@ -40,6 +42,7 @@ class Begin:
     start: Snapshot
     checkpoints: str | None = None
     name: str | None = None
+    learned: tuple[str, str] | None = None
     step: int = 0
     position: StreamPosition = field(default_factory=dict)
     members: Mapping[int, int] = field(default_factory=dict)
@@ -176,15 +179,16 @@ def position_of(saved: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
 
 def _first_rows(begin: Begin, groups: Mapping[str, RowGroup], shard: int, num_shards: int) -> Snapshot:
     """This shard's rows at the start."""
-    if begin.name is None or begin.checkpoints is None:
+    where, name = begin.learned if begin.learned and begin.name is None else (begin.checkpoints, begin.name)
+    if name is None or where is None:
         rows = split_snapshot(begin.start, dict(groups), num_shards)[shard]
     else:
         from recsys.training.checkpoint import Checkpoints
 
-        checkpoints = Checkpoints(begin.checkpoints)
-        _, dense = checkpoints.load_state(begin.name)
+        checkpoints = Checkpoints(where)
+        _, dense = checkpoints.load_state(name)
         own = split_snapshot(Snapshot((0,), {DENSE: dense}), dict(groups), num_shards)[shard]
-        rows = checkpoints.load_part(begin.name, shard, num_shards, groups)
+        rows = checkpoints.load_part(name, shard, num_shards, groups)
         rows = replace(rows, groups={**rows.groups, **own.groups})
     return replace(rows, cursor=(max(begin.above, *rows.cursor),))
 

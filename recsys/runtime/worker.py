@@ -23,6 +23,7 @@ from recsys.runtime.joiner import JoinerFeed
 from recsys.runtime.metrics import WorkerMetrics
 from recsys.runtime.near import near
 from recsys.runtime.shards import RayShard
+from recsys.training.archive import Archive, Archiving
 from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.predictions import PredictionLog
 from recsys.training.trainer import Trainer
@@ -46,6 +47,8 @@ class Task:
     joiners: Mapping[int, Any]  # partition -> actor
     start: StreamPosition
     predictions: Path
+    archive: Path
+    archiving: Archiving
     max_examples: int
     max_seconds: float | None = None
     idle_seconds: float | None = None
@@ -77,6 +80,7 @@ class WorkerActor:
         )
         self._ready: deque[PositionedBatch] = deque()
         self._log = PredictionLog(task.predictions, worker=task.worker, step=task.step)
+        self._archive = _archive(task)
         self._log_is_free = threading.Condition()
         self._metrics = WorkerMetrics(task.worker)
         self._recent = ProgressiveMetrics()
@@ -115,6 +119,8 @@ class WorkerActor:
             self._look()
             with self._log_is_free:
                 self._log.close()
+                if self._archive is not None:
+                    self._archive.close()
 
     def stop(self) -> None:
         """End ``run`` after the current batch."""
@@ -125,11 +131,13 @@ class WorkerActor:
         return self._time_ms
 
     def logged(self, step: int) -> None:
-        """Answers when the predictions of this worker up to a step can be read, whatever becomes of it."""
+        """Answers when predictions and examples of this worker up to a step are kept, whatever becomes of it."""
         with self._log_is_free:
             self._log_is_free.wait_for(lambda: self._taking is None or self._taking > step)
             if not self._log.closed:
                 self._log.flush()
+                if self._archive is not None:
+                    self._archive.flush()
 
     def published(self, step: int, at_ms: float) -> None:
         """Everything up to ``step`` was readable in Redis at ``at_ms``: note the delays since its events were read."""
@@ -155,7 +163,7 @@ class WorkerActor:
             self._ready.extend(self._batches.poll(0.0 if self._ready else _POLL_SECONDS))
 
     def _step(self) -> None:
-        batch, position = self._ready.popleft()
+        batch, position, rows = self._ready.popleft()
         upcoming = self._ready[0].batch if self._ready else None
         started, waited_before = time.perf_counter(), self._rows.waited_seconds
         self._taking = self._rows.step + 1
@@ -163,6 +171,8 @@ class WorkerActor:
         self._metrics.step(time.perf_counter() - started, self._rows.waited_seconds - waited_before, batch.num_examples)
         with self._log_is_free:
             self._log.add(self._taking, batch, result.probabilities_B)
+            if self._archive is not None:
+                self._archive.add(self._taking, rows)
             self._taking = None
             self._log_is_free.notify_all()
         self._note(batch, result.probabilities_B, result.num_unknown)
@@ -201,6 +211,12 @@ class WorkerActor:
             "auc": recent.get("auc", float("nan")),
             "calibration": recent.get("calibration", float("nan")),
         }
+
+
+def _archive(task: Task) -> Archive | None:
+    if not task.archiving.enabled:
+        return None
+    return Archive(task.archive, task.blueprint.features, worker=task.worker, min_rows=task.archiving.min_rows)
 
 
 def _feed(task: Task) -> ExampleFeed:

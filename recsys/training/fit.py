@@ -1,8 +1,12 @@
-"""Batch training: the joined examples of a recorded stream, in shuffled epochs, judged on what came later."""
+"""Batch training: the joined examples of a recorded stream, in shuffled epochs, judged on what came later.
 
-from collections.abc import Callable, Iterator, Sequence
+Or in the order in which they were recorded, of an archive with the very batches: what an online run learned, again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +24,7 @@ from recsys.fields import Above, Below
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.source import Source
 from recsys.training import metrics
+from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.trainer import Trainer
 
 
@@ -107,6 +112,27 @@ def fit(
         history.append(evaluate(trainer, valid))
         on_epoch(epoch, history[-1])
     return history
+
+
+def recorded_batches(archived: pa.Table, features: Sequence[Feature]) -> Iterator[LabelledBatch]:
+    """The batches that were learned: one for each ``step`` of an archive, its workers' parts one after the other."""
+    steps_N = archived.column("step").to_numpy()
+    starts = [0, *(1 + np.flatnonzero(np.diff(steps_N))).tolist()]
+    for start, end in pairwise([*starts, len(steps_N)]):
+        yield to_batch(archived.slice(start, end - start), features)
+
+
+def learn_in_order(
+    trainer: Trainer, batches: Iterable[LabelledBatch], on_step: Callable[[int], None]
+) -> ProgressiveMetrics:
+    """One pass, each batch predicted, then learned; returns the predictions. Callback: (step)."""
+    predicted = ProgressiveMetrics()
+    for batch, upcoming in pairwise(chain(batches, [None])):
+        assert batch is not None
+        result = trainer.step(batch, upcoming=upcoming)
+        predicted.add(time_ms=batch.times_ms_B, labels=batch.labels_B, probabilities=result.probabilities_B)
+        on_step(trainer.num_steps)
+    return predicted
 
 
 def evaluate(trainer: Trainer, examples: pa.Table, batch_size: int = 4096) -> dict[str, float]:

@@ -46,8 +46,8 @@ class RowWise(BatchStream):
             rows = [self._ready.popleft()[1] for _ in range(size)]
             for index, _, _ in rows:
                 self._read[index].next += 1
-            gathered = pa.Table.from_batches([part.slice(row, 1) for _, part, row in rows])
-            yield PositionedBatch(to_batch(gathered, self._features), self.position())
+            gathered = pa.concat_batches([part.slice(row, 1) for _, part, row in rows])
+            yield PositionedBatch(to_batch(gathered, self._features), self.position(), gathered)
 
     def _take(self, index: int, part: ExampleRows | EndMarker, offset: int) -> None:
         self._last_seen[index] = self._clock()
@@ -149,7 +149,9 @@ def test_by_columns_and_row_by_row_are_the_same(num_partitions, max_examples, ma
         now[0] += draw.choice([0, 0, 1, 2])
         stop = draw.choice([None, None, 1])  # a reader that has enough takes the others at its next poll
         found, expected = ([batch for _, batch in zip(range(stop or 1000), s.poll(0), strict=False)] for s in streams)
-        assert [(plain(batch), position) for batch, position in found] == [(plain(b), at) for b, at in expected]
+        assert [(plain(batch), position, rows.to_pydict()) for batch, position, rows in found] == [
+            (plain(batch), position, rows.to_pydict()) for batch, position, rows in expected
+        ]
         for name in ("finished", "idle"):
             assert getattr(streams[0], name) == getattr(streams[1], name), name
         assert streams[0].position() == streams[1].position()

@@ -90,6 +90,18 @@ def test_train_sweeps_and_publishes(online_run: Path, folder: Path) -> None:
     assert "sweep-1" in run_job(folder, "rank", "user=7", "run=runs/sweep/1")
 
 
+@pytest.mark.timeout(300)
+def test_train_learns_an_online_runs_archive_again(online_run: Path, folder: Path) -> None:
+    """In the order and the batches of that run: each prediction before learning is the one that it made."""
+    archive = "source.folder=runs/online/archive"
+    said = run_job(folder, "train", "source=archive", archive, "table=collisionless", "epochs=1", "hydra.run.dir=again")
+    assert "epoch 1: AUC of its last half, predicted before learned, " in said
+    again, online = (json.loads((run / "summary.json").read_text()) for run in (folder / "again", online_run))
+    found = again["progressive"][0]["last_half"]
+    assert (found["auc"], found["logloss"]) == (online["auc_last_half"], online["logloss_last_half"])
+    assert again["examples"] == online["examples"] == 600
+
+
 def test_serve_answers_over_http(online_run: Path, folder: Path) -> None:
     port = free_ports(1)[0]
     server = subprocess.Popen(

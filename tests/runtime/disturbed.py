@@ -7,6 +7,7 @@ import numpy as np
 from recsys.rows.store import Snapshot
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.watching import Progress
+from recsys.training.archive import read_archive
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.predictions import read_predictions
 
@@ -41,11 +42,14 @@ def assert_same_rows(one: Snapshot, other: Snapshot) -> None:
 
 
 def assert_same_run(one: tuple[OnlineSettings, Checkpoint], other: tuple[OnlineSettings, Checkpoint]) -> None:
-    """The same rows in the end, and the same predictions on the way."""
+    """The same rows in the end, the same predictions on the way, and the same archive of what was learned."""
     assert_same_rows(one[1].rows, other[1].rows)
     mine, theirs = (read_predictions(settings.folder / "predictions") for settings in (one[0], other[0]))
     assert mine.column("request_id").to_pylist() == theirs.column("request_id").to_pylist()
     np.testing.assert_array_equal(mine.column("probability").to_numpy(), theirs.column("probability").to_numpy())
+    archived, others = (read_archive(its.folder / "archive", its.blueprint.features) for its, _ in (one, other))
+    wall_clock = ["read_at_ms"]
+    assert archived.drop_columns(wall_clock).equals(others.drop_columns(wall_clock))
     users = [
         sorted(repr(history) for state in checkpoint.joiners for history in state["features"]["histories"])
         for _, checkpoint in (one, other)

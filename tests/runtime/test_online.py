@@ -78,7 +78,12 @@ def test_kafka_and_files_give_the_same_learning_and_redis_the_same_scores(
     assert shown[-1].examples == 3000
     assert shown[-1].lag == 0
     assert json.loads((through_kafka.folder / "summary.json").read_text())["versions"]["ray"]
-    assert "AUC over the stream" in (through_kafka.folder / "report.html").read_text()
+    page = (through_kafka.folder / "report.html").read_text()
+    assert all(plot in page for plot in ("AUC over the stream", "AUC by slice", "Normalised entropy by slice"))
+    slices = summary["slices"]
+    assert slices["returning"]["num_examples"] > 2800 and slices["returning"]["course"]["num_examples"][-1] == 3000
+    assert slices["returning"]["auc"] > 0.95  # of whom nothing was known, nothing could be predicted
+    assert slices["new_user"]["auc"] < 0.7 and slices["new_item"]["auc"] < 0.7
 
     from_files = settings("source=parquet", "source.num_partitions=3", name="files")
     again, _, _ = trained_on(from_files)

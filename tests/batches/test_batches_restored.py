@@ -200,7 +200,7 @@ def batches(
     for _ in range(1000):
         if stream.finished:
             return found
-        for batch, position in stream.poll(0):
+        for batch, position, _ in stream.poll(0):
             bags = {name: (bag.ids_N.tolist(), bag.offsets.tolist()) for name, bag in batch.bags.items()}
             values = (batch.request_ids, batch.labels_B.tolist(), batch.times_ms_B.tolist(), batch.numbers_BM.tolist())
             found.append(((bags, *values), position))

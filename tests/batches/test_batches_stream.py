@@ -96,7 +96,7 @@ def run(stream: BatchStream) -> Iterator[LabelledBatch]:
     for _ in range(10_000):
         if stream.finished:
             return
-        yield from (batch for batch, _ in stream.poll(0))
+        yield from (cut.batch for cut in stream.poll(0))
     pytest.fail("the stream did not end")
 
 
@@ -149,7 +149,7 @@ def test_from_a_position_the_batches_go_on_as_if_nothing_had_happened(times, max
     offsets = {index: (0 if doubled is not chunks else offset, num) for index, (offset, num) in position.items()}
     for start, source in ((position, chunks), (offsets, doubled)):
         resumed = BatchStream(Chunks(source, len(times), start), FEATURES, **limits, start=start)
-        assert [keys_of(batch) for batch in run(resumed)] == [keys_of(batch) for batch, _ in seen[at + 1 :]]
+        assert [keys_of(batch) for batch in run(resumed)] == [keys_of(cut.batch) for cut in seen[at + 1 :]]
 
 
 def test_missing_examples_are_an_error() -> None:
@@ -164,7 +164,7 @@ def stream_of(chunks: Sequence[Part], num_partitions: int = 1, **limits: Any) ->
 
 
 def polled(stream: BatchStream) -> list[list[int]]:
-    return [[key[0] for key in keys_of(batch)] for batch, _ in stream.poll(0)]
+    return [[key[0] for key in keys_of(cut.batch)] for cut in stream.poll(0)]
 
 
 def test_a_batch_is_handed_out_when_it_is_full() -> None:
@@ -292,5 +292,5 @@ def test_a_partition_without_users_does_not_stop_the_batches() -> None:
     assert list(stream.poll(0)) == []
     clock.seconds += 31
     lists[Partition(IMPRESSIONS, 0)].append(Impression("r5", 1, 2, 100_000))
-    batches = [batch for _ in range(3) for batch, _ in stream.poll(0)]
+    batches = [cut.batch for _ in range(3) for cut in stream.poll(0)]
     assert [list(batch.request_ids) for batch in batches] == [["r0", "r1"], ["r2", "r3"]]

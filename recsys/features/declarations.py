@@ -15,6 +15,7 @@ from recsys.fields import AtLeast, NotEmpty, build
 
 OWNERS = ("user", "profile", "item", "time")
 HISTORY = ("id", "shown", "likes", "like_log_odds", "recent_like_log_odds", "log_impressions")
+SEQUENCES = ("shown", "likes")
 CLOCK = ("hour_of_day", "day_of_week")
 
 
@@ -22,17 +23,18 @@ CLOCK = ("hour_of_day", "day_of_week")
 class Feature:
     """One feature of an example.
 
-    ``id``: at most one id; ``bag``: any number of ids, the first ``max_length`` kept; ``number``: a float. Features
-    that name the same ``table`` share its rows. ``vocabulary`` turns listed strings into 0, 1, …; values that are
-    not listed are left out. Without it, strings are hashed to 64-bit ids. ``num_embeddings`` is the size of a full
-    table, and what ``compression=`` counts from.
+    ``id``: at most one id; ``bag``: any number of ids, the first ``max_length`` kept; ``sequence``: a bag whose order
+    means something, the latest first in ``user.shown`` and ``user.likes``, as they were published in facts (a model
+    that pools takes it as a bag); ``number``: a float. Features that name the same ``table`` share its rows.
+    ``vocabulary`` turns listed strings into 0, 1, …; values that are not listed are left out. Without it, strings are
+    hashed to 64-bit ids. ``num_embeddings`` is the size of a full table, and what ``compression=`` counts from.
 
     >>> Feature(name="liked", kind="bag", source="user.likes", table="item").table_name
     'item'
     """
 
     name: Annotated[str, NotEmpty()]
-    kind: Literal["id", "bag", "number"]
+    kind: Literal["id", "bag", "sequence", "number"]
     source: str
     table: Annotated[str, NotEmpty()] | None = None
     num_embeddings: Annotated[int, AtLeast(1)] | None = None
@@ -47,6 +49,11 @@ class Feature:
             raise unknown(f"source of feature {self.name!r}:", self.source, [f"user.{n}" for n in HISTORY])
         if owner == "time" and name not in CLOCK:
             raise unknown(f"source of feature {self.name!r}:", self.source, [f"time.{n}" for n in CLOCK])
+        if self.kind == "sequence" and (owner == "time" or (owner == "user" and name not in SEQUENCES)):
+            raise ConfigError(
+                f"feature {self.name!r}: {self.source} is no sequence; use user.{' or user.'.join(SEQUENCES)}, or a "
+                "list among the facts (profile.…, item.…)"
+            )
 
     @property
     def table_name(self) -> str:

@@ -132,5 +132,10 @@ def _encoder(feature: Feature) -> Encoder:
             return []
         return ids_of(value[: feature.max_length] if isinstance(value, list) else (value,))
 
-    encoders: dict[str, Encoder] = {"number": encode_number, "id": encode_id, "bag": encode_bag}
+    encoders: dict[str, Encoder] = {
+        "number": encode_number,
+        "id": encode_id,
+        "bag": encode_bag,
+        "sequence": encode_bag,  # it keeps the order of what it is given
+    }
     return encoders[feature.kind]

@@ -51,7 +51,7 @@ def test_table_name_and_size() -> None:
 
 
 def test_an_unknown_kind_lists_the_known() -> None:
-    assert error_of(kind="bags") == "data.features[0].kind='bags': give id or bag or number"
+    assert error_of(kind="bags") == "data.features[0].kind='bags': give id or bag or sequence or number"
 
 
 @pytest.mark.parametrize("source", ["", "item", "item.", ".genres", "movie.genres"])
@@ -72,6 +72,14 @@ def test_an_unknown_field_lists_the_known() -> None:
     message = error_of(size=3)
     assert message.startswith("unknown field 'data.features[0].size'; known: ")
     assert message.endswith(", ".join(field.name for field in dataclasses.fields(Feature)))
+
+
+@pytest.mark.parametrize("source", ["user.id", "user.like_log_odds", "time.hour_of_day"])
+def test_a_sequence_comes_from_what_has_an_order(source: str) -> None:
+    for ordered in ("user.shown", "user.likes", "item.genres", "profile.visited"):
+        assert Feature(name="seen", kind="sequence", source=ordered).source == ordered
+    wrong = error_of(kind="sequence", source=source)
+    assert f"{source} is no sequence; use user.shown or user.likes, or a list" in wrong
 
 
 @pytest.mark.parametrize("field", ["name", "kind", "source"])

@@ -67,6 +67,20 @@ def test_a_bag_keeps_its_first_ids(raw: list[int], max_length: int) -> None:
     assert value_of("bag", raw, max_length=max_length) == raw[:max_length]
 
 
+def test_a_sequence_is_the_latest_first_or_as_it_was_published() -> None:
+    features = [
+        Feature(name="liked", kind="sequence", source="user.likes", max_length=2),
+        Feature(name="steps", kind="sequence", source="item.steps", vocabulary=("a", "b", "c")),
+    ]
+    history = History()
+    for time_ms, item in ((10, 5), (30, 7), (20, 6)):
+        history.like(time_ms, item, keep=9)
+    extractor = Extractor(features)
+    assert extractor.of_user(1, history, {}, 40) == {"liked": [7, 6]}
+    assert extractor.of_item(1, {"steps": ["c", "x", "a", "c"]}) == {"steps": [2, 0, 2]}
+    assert extractor.of_item(2, {}) == {"steps": []}
+
+
 @pytest.mark.parametrize(
     ("kind", "raw", "remedy"),
     [

@@ -59,7 +59,7 @@ chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)
 
-fuzz-stream: install ## a million damaged messages of events, JSON and Arrow, against a judgement of their own (10 minutes)
+fuzz-stream: install ## a million damaged messages of events, JSON and Arrow, against a judgement of their own (4 minutes)
 	RECSYS_FUZZ_MESSAGES=1000000 $(BIN)/python -m pytest tests/batches/test_batches_fuzz.py -m long -s $(ARGS)
 
 test: install ## what CI runs: the checks, then every test

@@ -39,9 +39,9 @@ class Bag(NamedTuple):
         >>> Bag.of_lists([[7], [], [8, 9]]).part(1, 3).ids_N.tolist()
         [8, 9]
         """
-        offsets = self.offsets[start : stop + 1]
-        ids = slice(offsets[0], offsets[-1])
-        return Bag(self.ids_N[ids], offsets - offsets[0], None if self.weights is None else self.weights[ids])
+        first, last = self.offsets.item(start), self.offsets.item(stop)
+        weights = None if self.weights is None else self.weights[first:last]
+        return Bag(self.ids_N[first:last], self.offsets[start : stop + 1] - first, weights)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """TimeMerge for the rows of record batches: the same order, whole stretches of rows at a time.
 
-Row by row, the merge and the gathering of a batch took four fifths of the time from a message to a batch.
+Row by row, merging took 4 µs an example, sixty times as long as reading the messages.
 
 Shape suffix: N rows.
 """
@@ -26,7 +26,7 @@ class PickedRows:
     """
 
     parts: Sequence[pa.RecordBatch]
-    partitions: Sequence[int]  # of each part
+    partitions: Ints  # of each part
     parts_N: Ints
     rows_N: Ints
     times_ms_N: Ints
@@ -46,7 +46,7 @@ class PickedRows:
         number[used] = np.arange(len(used))
         return PickedRows(
             [*(self.parts[part] for part in used), *others.parts],
-            [*(self.partitions[part] for part in used), *others.partitions],
+            np.concatenate([self.partitions[used], others.partitions]),
             np.concatenate([number[self.parts_N], others.parts_N + len(used)]),
             np.concatenate([self.rows_N, others.rows_N]),
             np.concatenate([self.times_ms_N, others.times_ms_N]),
@@ -54,10 +54,8 @@ class PickedRows:
 
     def counts(self) -> Mapping[int, int]:
         """How many rows are of each partition."""
-        counts: dict[int, int] = {}
-        for part, count in enumerate(np.bincount(self.parts_N, minlength=len(self.parts)).tolist()):
-            counts[self.partitions[part]] = counts.get(self.partitions[part], 0) + count
-        return counts
+        counts = np.bincount(self.partitions[self.parts_N])
+        return {partition: int(counts[partition]) for partition in np.flatnonzero(counts).tolist()}
 
     def gather(self) -> pa.RecordBatch:
         """The rows as one record batch; there must be one at least."""
@@ -74,7 +72,7 @@ class PickedRows:
         return rows if in_order else rows.take(pa.array(places_N))
 
 
-NONE = PickedRows([], [], *(np.zeros(0, np.int64) for _ in range(3)))
+NONE = PickedRows([], *(np.zeros(0, np.int64) for _ in range(4)))
 
 
 class _Stretch(NamedTuple):
@@ -153,7 +151,7 @@ class RowMerge(TimeMerge[int, _Stretch]):
         self.time_ms = max(self.time_ms, max(int(stretch.turns_ms_N[-1]) for stretch in stretches))
         return PickedRows(
             [stretch.part for stretch in stretches],
-            partitions,
+            np.array(partitions),
             np.repeat(np.arange(len(stretches)), lengths)[order_N],
             np.concatenate([np.arange(s.first, s.first + n) for s, n in zip(stretches, lengths, strict=True)])[order_N],
             np.concatenate([stretch.times_ms_N for stretch in stretches])[order_N],

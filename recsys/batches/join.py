@@ -3,11 +3,10 @@
 A pure function of (state, event): no clock, no Kafka, no Ray. Events come in event-time order (``merge``); what is
 late is counted. An action kind declared ``final`` emits its example at once with label 1; otherwise an example waits
 until its window has passed. An action may come before its impression. Every impression gives exactly one example.
+The state itself is a ``JoinState``: in memory, or on disk.
 """
 
-import heapq
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -15,10 +14,14 @@ from typing import Annotated, Any
 import msgspec
 
 from recsys.batches.examples import Example
+from recsys.batches.join_state import Early, JoinState, Pending, Request
+from recsys.batches.merge import FOREVER
 from recsys.events import Action, Event, Facts, Impression
 from recsys.features.extract import Extractor, Values
 from recsys.features.state import FeatureState, History
 from recsys.fields import Above, AtLeast, Between, NotEmpty
+
+_MAX_EARLY = 64  # actions of one request id that wait for its impression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +41,36 @@ class ActionKind:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinConfig:
-    """Windows of the action kinds, and how long ids are remembered after them.
+    """Windows of the action kinds, how long ids are remembered after them, and what the state may take.
 
     ``remember_seconds`` after its window, an emitted or missing request id is forgotten: a duplicate or a late
-    action up to then is recognised and counted.
+    action up to then is recognised and counted. An event that comes more than ``allowed_lateness_seconds`` after a
+    later one of its partition was joined is set aside (None: none is). With Kafka the state is on disk, and
+    ``memory_mb`` is what of it a joiner keeps in memory; ``sync`` has each commit reach the disk before it counts,
+    so that it outlives a power cut too, not the process alone.
     """
 
     actions: Annotated[Mapping[str, ActionKind], NotEmpty()]
     remember_seconds: Annotated[float, AtLeast(0)] = 3600.0
     keep_items: Annotated[int, AtLeast(0)] = 20  # the latest items shown and liked that a user's history holds
+    allowed_lateness_seconds: Annotated[float, AtLeast(0)] | None = None
+    memory_mb: Annotated[float, Above(0)] = 256.0
+    sync: bool = False
 
     @cached_property
     def window_ms(self) -> int:
         """How long an example without a final action waits."""
         return max(kind.window_ms for kind in self.actions.values())
+
+    @cached_property
+    def remember_ms(self) -> int:
+        """How long an id is remembered, from its last news on."""
+        return self.window_ms + int(1000 * self.remember_seconds)
+
+    @cached_property
+    def allowed_lateness_ms(self) -> int:
+        """How late an event may be."""
+        return FOREVER if self.allowed_lateness_seconds is None else round(1000 * self.allowed_lateness_seconds)
 
 
 @dataclass
@@ -69,32 +88,21 @@ class JoinCounts:
     actions_outside_window: int = 0
     actions_of_unknown_kind: int = 0
     actions_without_impression: int = 0
-
-
-@dataclass(slots=True)
-class _Pending:
-    impression: Impression
-    values: Values
-    label: float = 0.0
-    kinds: tuple[str, ...] = ()  # of the actions that counted
+    actions_too_early: int = 0  # beyond what waits of one request id for its impression
+    events_too_late: int = 0  # set aside
 
 
 @dataclass
 class Joiner:
-    """State of one partition. ``process`` and ``advance`` return the examples that became final."""
+    """Joins one partition. ``process`` and ``advance`` return the examples that became final."""
 
     config: JoinConfig
     extractor: Extractor
     features: FeatureState
+    kept: JoinState = field(default_factory=JoinState)
     counts: JoinCounts = field(default_factory=JoinCounts)
-
-    def __post_init__(self) -> None:
-        self._pending: dict[str, _Pending] = {}
-        self._deadlines: list[tuple[int, str]] = []
-        self._early: dict[str, list[Action]] = {}
-        self._emitted: dict[str, int] = {}  # request id -> forget at
-        self._memory: deque[tuple[int, str]] = deque()  # (forget at, request id), by time
-        self._emitted_ms = -1
+    waiting: int = 0  # impressions whose label is not final yet
+    emitted_ms: int = -1  # emission times never go back
 
     def process(self, event: Event) -> list[Example]:
         """Take one event; examples whose window ended before it come first."""
@@ -107,48 +115,63 @@ class Joiner:
             examples += self._take_action(event)
         return examples
 
-    def advance(self, time_ms: int) -> list[Example]:
-        """Close the windows that ended before ``time_ms`` (FOREVER: all), and forget what is old."""
-        examples = []
-        while self._deadlines and self._deadlines[0][0] < time_ms:
-            deadline, request_id = heapq.heappop(self._deadlines)
-            pending = self._pending.pop(request_id, None)
-            if pending is not None:
-                examples.append(self._emit(pending, deadline))
-        self._emitted_ms = max(self._emitted_ms, time_ms)  # a late event's example is not emitted in the past
-        self._forget(time_ms)
+    def advance(self, time_ms: int, limit: int = FOREVER) -> list[Example]:
+        """Close the windows that ended before ``time_ms`` (FOREVER: all), and forget what is old.
+
+        No more than ``limit`` of either: where ``is_behind`` then, call it again.
+        """
+        examples: list[Example] = []
+        deadlines = self.kept.deadlines
+        while deadlines.next_ms < time_ms:
+            if len(examples) >= limit:
+                return examples
+            deadline, request_id = deadlines.pop()
+            known = self.kept.requests.get(request_id)
+            if type(known) is Pending and known.impression.time_ms + self.config.window_ms == deadline:
+                examples.append(self._emit(known, deadline))
+        if time_ms > self.emitted_ms:  # a late event's example is not emitted in the past
+            self.emitted_ms = time_ms
+        if self.kept.forgets.next_ms < time_ms:
+            self._forget(time_ms, limit)
         return examples
 
-    @property
-    def waiting(self) -> int:
-        """Impressions whose label is not final yet."""
-        return len(self._pending)
+    def is_behind(self, time_ms: int) -> bool:
+        """Whether ``advance`` to a time has something left to do."""
+        return self.kept.deadlines.next_ms < time_ms or self.kept.forgets.next_ms < time_ms
+
+    def numbers(self) -> dict[str, Any]:
+        """All that is to be known beside ``kept`` and the features."""
+        return {"emitted_ms": self.emitted_ms, "waiting": self.waiting, "counts": asdict(self.counts)}
+
+    def restore_numbers(self, numbers: Mapping[str, Any]) -> None:
+        """Go on from what ``numbers`` said."""
+        self.emitted_ms, self.waiting = numbers["emitted_ms"], numbers["waiting"]
+        self.counts = JoinCounts(**numbers["counts"])
 
     def state(self) -> dict[str, Any]:
         """Everything but the features, as plain values."""
+        requests = list(self.kept.requests.items())
         return {
             "pending": [
-                [msgspec.to_builtins(waiting.impression), waiting.values, waiting.label, list(waiting.kinds)]
-                for waiting in self._pending.values()
+                [msgspec.to_builtins(known.impression), known.values, known.label, list(known.kinds)]
+                for _, known in requests
+                if isinstance(known, Pending)
             ],
-            "early": [[request_id, msgspec.to_builtins(actions)] for request_id, actions in self._early.items()],
-            "emitted": list(self._emitted.items()),
-            "memory": list(self._memory),
-            "emitted_ms": self._emitted_ms,
-            "counts": asdict(self.counts),
+            "early": [[id_, msgspec.to_builtins(known)] for id_, known in requests if isinstance(known, list)],
+            "emitted": [[id_, known] for id_, known in requests if isinstance(known, int)],
+            "memory": list(self.kept.forgets.items()),
+            **self.numbers(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` said."""
-        for impression, values, label, kinds in state["pending"]:
-            shown = msgspec.convert(impression, Impression)
-            self._pending[shown.request_id] = _Pending(shown, values, label, tuple(kinds))
-            heapq.heappush(self._deadlines, (shown.time_ms + self.config.window_ms, shown.request_id))
-        self._early = {request_id: msgspec.convert(actions, list[Action]) for request_id, actions in state["early"]}
-        self._emitted = dict(map(tuple, state["emitted"]))
-        self._memory = deque(map(tuple, state["memory"]))
-        self._emitted_ms = state["emitted_ms"]
-        self.counts = JoinCounts(**state["counts"])
+        for request_id, known in _requests_of(state):
+            self.kept.requests[request_id] = known
+            if isinstance(known, Pending):
+                self.kept.deadlines.add(known.impression.time_ms + self.config.window_ms, request_id)
+        for forget_ms, request_id in state["memory"]:
+            self.kept.forgets.add(forget_ms, request_id)
+        self.restore_numbers({"waiting": len(state["pending"]), **state})
 
     def _take_facts(self, event: Facts) -> list[Example]:
         self._check_facts(event)
@@ -164,18 +187,19 @@ class Joiner:
             self.extractor.of_user(event.id, History(), event.facts, event.time_ms)
 
     def _take_impression(self, event: Impression) -> list[Example]:
-        if event.request_id in self._pending or event.request_id in self._emitted:
+        known = self.kept.requests.get(event.request_id)
+        if known is not None and type(known) is not list:
             self.counts.duplicate_impressions += 1
             return []
-        pending = _Pending(event, self._values_as_of(event))
+        pending = Pending(event, self._values_as_of(event))
         self.counts.impressions += 1
+        self.waiting += 1
         self.features.count_impression(event.user_id, event.item_id, event.time_ms)
-        deadline = event.time_ms + self.config.window_ms
-        self._pending[event.request_id] = pending
-        heapq.heappush(self._deadlines, (deadline, event.request_id))
+        self.kept.requests[event.request_id] = pending
+        self.kept.deadlines.add(event.time_ms + self.config.window_ms, event.request_id)
         examples = []
-        for action in self._early.pop(event.request_id, ()):
-            examples += self._join(action)
+        for action in known or ():
+            examples += self._join(action, self.kept.requests.get(event.request_id))
         return examples
 
     def _take_action(self, event: Action) -> list[Example]:
@@ -183,19 +207,20 @@ class Joiner:
         if event.kind not in self.config.actions:
             self.counts.actions_of_unknown_kind += 1
             return []
-        if event.request_id in self._pending:
-            return self._join(event)
-        if event.request_id in self._emitted:
-            self.counts.actions_after_emission += 1
+        known = self.kept.requests.get(event.request_id)
+        if known is not None and type(known) is not list:
+            return self._join(event, known)
+        early: Early = known or []
+        if len(early) >= _MAX_EARLY:
+            self.counts.actions_too_early += 1
             return []
-        self._early.setdefault(event.request_id, []).append(event)
+        self.kept.requests[event.request_id] = [*early, event]
         self._remember(event.request_id, event.time_ms)
         return []
 
-    def _join(self, action: Action) -> list[Example]:
-        """An action meets its pending impression."""
-        pending = self._pending.get(action.request_id)
-        if pending is None:
+    def _join(self, action: Action, pending: Request | None) -> list[Example]:
+        """An action meets its impression, which is pending unless its example was emitted."""
+        if type(pending) is not Pending:
             self.counts.actions_after_emission += 1
             return []
         kind = self.config.actions[action.kind]
@@ -210,8 +235,8 @@ class Joiner:
             self.features.count_like(pending.impression.user_id, pending.impression.item_id, action.time_ms)
         pending.label = max(pending.label, kind.label)
         if not kind.final:
+            self.kept.requests[action.request_id] = pending
             return []
-        del self._pending[action.request_id]
         return [self._emit(pending, action.time_ms)]
 
     def _values_as_of(self, event: Impression) -> Values:
@@ -223,18 +248,19 @@ class Joiner:
         values.update(self.extractor.of_time(at))
         return values
 
-    def _emit(self, pending: _Pending, at_ms: int) -> Example:
+    def _emit(self, pending: Pending, at_ms: int) -> Example:
         """The finished example; emission times of a partition never go back."""
         self.counts.examples += 1
-        self._emitted_ms = max(self._emitted_ms, at_ms)
+        self.waiting -= 1
+        self.emitted_ms = max(self.emitted_ms, at_ms)
         impression = pending.impression
-        self._emitted[impression.request_id] = self._remember(impression.request_id, self._emitted_ms)
+        self.kept.requests[impression.request_id] = self._remember(impression.request_id, self.emitted_ms)
         return Example(
             request_id=impression.request_id,
             user_id=impression.user_id,
             item_id=impression.item_id,
             time_ms=impression.time_ms,
-            emitted_ms=self._emitted_ms,
+            emitted_ms=self.emitted_ms,
             label=pending.label,
             values=pending.values,
             kinds=pending.kinds,
@@ -242,14 +268,29 @@ class Joiner:
 
     def _remember(self, request_id: str, at_ms: int) -> int:
         """Note an id; returns the time at which it is forgotten."""
-        forget_ms = at_ms + self.config.window_ms + int(1000 * self.config.remember_seconds)
-        self._memory.append((forget_ms, request_id))
+        forget_ms = at_ms + self.config.remember_ms
+        self.kept.forgets.add(forget_ms, request_id)
         return forget_ms
 
-    def _forget(self, time_ms: int) -> None:
-        while self._memory and self._memory[0][0] < time_ms:
-            forget_ms, request_id = self._memory.popleft()
-            if self._emitted.get(request_id) == forget_ms:  # not when an early action was noted before it
-                del self._emitted[request_id]
-            orphans = self._early.pop(request_id, ())
-            self.counts.actions_without_impression += len(orphans)
+    def _forget(self, time_ms: int, limit: int) -> None:
+        requests, forgets = self.kept.requests, self.kept.forgets
+        while forgets.next_ms < time_ms and limit > 0:
+            forget_ms, request_id = forgets.pop()
+            known = requests.get(request_id)
+            if type(known) is list:
+                self.counts.actions_without_impression += len(known)
+                del requests[request_id]
+            elif known == forget_ms:  # not when an early action was noted before it
+                del requests[request_id]
+            limit -= 1
+
+
+def _requests_of(state: Mapping[str, Any]) -> Iterator[tuple[str, Request]]:
+    """What a joiner's ``state`` says of each request id."""
+    for impression, values, label, kinds in state["pending"]:
+        shown = msgspec.convert(impression, Impression)
+        yield shown.request_id, Pending(shown, values, label, tuple(kinds))
+    for request_id, actions in state["early"]:
+        yield request_id, msgspec.convert(actions, list[Action])
+    for request_id, forget_ms in state["emitted"]:
+        yield request_id, forget_ms

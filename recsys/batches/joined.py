@@ -1,26 +1,29 @@
 """Run the joiners of some partitions over a source of events: what a joiner actor does, or a process by itself."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from recsys.batches.disk_state import JoinerDisk, Message
 from recsys.batches.examples import Example, ExampleRows, example_schema, to_rows
 from recsys.batches.join import JoinConfig, JoinCounts, Joiner
+from recsys.batches.join_state import JoinState
 from recsys.batches.merge import TimeMerge
 from recsys.batches.sampling import Sampler, Sampling
 from recsys.errors import DataError, EventError
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, EndMarker, Event, decode
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
-from recsys.features.state import FeatureState, Id
+from recsys.features.state import FeatureState, history_from_json
 from recsys.streams.dead_letters import DeadLetters, Place
 from recsys.streams.event_batches import is_batch, rows_of
 from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition, Record, Source
 
 _MAX_QUEUED = 5_000  # events of one partition held while another is waited for
-_MAX_EXAMPLES = 1_000  # in one message: a broker takes 1 MiB, and one message of events, or one instant, can end many
+_MAX_EXAMPLES = 5_000  # of one partition that a poll returns, and a few more
+_MESSAGE_EXAMPLES = 1_000  # a broker takes 1 MiB, and one message of events, or one instant, can end many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class JoinedStream:
     """Joined examples of ``partitions``, each joined by itself: its impressions and actions share the user key.
 
     Facts are a table: they are read as far as they go before the first impression, and then as they come. With states
-    of streams that were, ``restored``, it goes on where they stood; features are numbered ``features_above`` then.
+    of streams that were, ``restored``, it goes on where they stood; features are numbered ``features_above`` then. On a
+    ``disk`` the state is durable with each ``commit``; what the disk knows of a partition goes before what is restored.
     What ``sampler`` leaves out has been joined, and is counted: features know of it, examples are numbered without it.
     """
 
@@ -52,15 +56,18 @@ class JoinedStream:
         restored: Sequence[Mapping[str, Any]] = (),
         features_above: int = 0,
         sampler: Sampler | None = None,
+        disk: JoinerDisk | None = None,
     ) -> None:
         self.partitions = tuple(partitions)
-        self.features = FeatureState(config.keep_items)
+        self._disk = disk
+        self.features = FeatureState(config.keep_items) if disk is None else disk.features(config.keep_items)
         self._events, self._dead_letters, self._clock = events, dead_letters, clock
         self._times = times or StreamTimes()
         self._sampler = sampler or Sampler(Sampling(), config.actions, seed=0)
         self._schema = example_schema(features)
         extractor = Extractor(features)
-        self._joiners = {index: Joiner(config, extractor, self.features) for index in self.partitions}
+        self._joiners = {index: self._joiner(index, config, extractor) for index in self.partitions}
+        self._allowed_lateness_ms = config.allowed_lateness_ms
         self._merges: dict[int, TimeMerge[Partition, tuple[Record, Event, float]]] = {
             index: TimeMerge([Partition(IMPRESSIONS, index), Partition(ACTIONS, index)]) for index in self.partitions
         }
@@ -71,10 +78,27 @@ class JoinedStream:
         self._begun: dict[tuple[Partition, int], int] = {}  # (partition, offset) -> its first rows that are joined
         self._ended: set[int] = set()
         self._num_emitted = dict.fromkeys(self.partitions, 0)
-        self.num_events = 0
+        self._num_facts = self._num_before = 0
+        self._num_joined = dict.fromkeys(self.partitions, 0)
+        self.is_behind = False  # the last poll has left for the next one what it could have joined
         self.time_ms = -1  # event time of the newest event joined
-        if restored:
-            self._restore(restored, features_above)
+        self._restore(restored, features_above)
+
+    def _joiner(self, index: int, config: JoinConfig, extractor: Extractor) -> Joiner:
+        if self._disk is None:
+            return Joiner(config, extractor, self.features, JoinState())
+        part = self._disk.partitions[index]
+        return Joiner(config, extractor, self.features.with_histories(part.histories), part.kept)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every partition was closed."""
+        return self._ended == set(self.partitions)
+
+    @property
+    def num_events(self) -> int:
+        """Events read; not those that could not be decoded."""
+        return self._num_before + self._num_facts + sum(self._num_joined.values()) + self._num_queued
 
     def poll(
         self, only: Collection[int], timeout_seconds: float = 0.1, max_events: int = 2_000
@@ -87,7 +111,24 @@ class JoinedStream:
             self._take(record, now)
         self._notice_idle(now)
         watermark_ms = self._awake_watermark_ms()
+        self.is_behind = False
         return [part for index in self.partitions if index in only for part in self._join(index, now, watermark_ms)]
+
+    def commit(self, messages: Mapping[int, Sequence[Message]]) -> None:
+        """Make everything up to here durable, by partition in one batch with the messages that were made of it."""
+        assert self._disk is not None
+        up_to = self._joined_up_to()
+        letters = self._dead_letters.cut(up_to)
+        facts = [partition for partition in up_to if partition.topic == FACTS]
+        self._disk.facts.commit({**_places_to_json(up_to, facts), "num_facts": self._num_facts})
+        for index, part in self._disk.partitions.items():
+            about = {
+                **_places_to_json(up_to, self._merges[index].partitions),
+                **self._numbers_of(index),
+                "dead_letters": letters.get(index, {}),
+                "joiner": self._joiners[index].numbers(),
+            }
+            part.commit(about, messages.get(index, ()))
 
     def position(self) -> dict[Partition, int]:
         """Where reading would go on."""
@@ -122,8 +163,7 @@ class JoinedStream:
         letters = self._dead_letters.cut(up_to)
         return {
             "features": self.features.to_json(),
-            "position": [[p.topic, p.index, offset] for p, (offset, _) in up_to.items()],
-            "begun": [[p.topic, p.index, offset, row] for p, (offset, row) in up_to.items() if row],
+            **_places_to_json(up_to, up_to),
             "partitions": {
                 str(index): {**self._state_of(index), "dead_letters": letters.get(index, {})}
                 for index in self.partitions
@@ -133,11 +173,17 @@ class JoinedStream:
         }
 
     def _state_of(self, index: int) -> dict[str, Any]:
+        outbox = {} if self._disk is None else {"outbox": self._disk.partitions[index].outbox()}
+        return {"joiner": self._joiners[index].state(), **self._numbers_of(index), **outbox}
+
+    def _numbers_of(self, index: int) -> dict[str, Any]:
         return {
-            "joiner": self._joiners[index].state(),
             "merge": self._merges[index].state(),
             "watermark_ms": self._watermarks[index],
             "num_emitted": self._num_emitted[index],
+            "num_joined": self._num_joined[index],
+            "time_ms": self.time_ms,
+            "ended": index in self._ended,
         }
 
     def _joined_up_to(self) -> dict[Partition, Place]:
@@ -151,44 +197,85 @@ class JoinedStream:
         return up_to
 
     def _restore(self, states: Sequence[Mapping[str, Any]], features_above: int) -> None:
-        """Take this stream's partitions out of states of any number of streams before."""
-        mine = set(self.partitions)
-        self.features = FeatureState.restored(
-            [state["features"] for state in states], self._keeps_user(states), features_above
-        )
-        for joiner in self._joiners.values():
-            joiner.features = self.features
-        position: dict[Partition, int] = {}
+        """Take this stream's partitions from the disk, or else out of states of any number of streams before."""
+        kept = self._abouts()
+        position = self._restore_features(states, kept, features_above)
+        for about in kept.values():
+            position.update((Partition(topic, index), offset) for topic, index, offset in about["position"])
+        missing = [index for index in self.partitions if index not in kept]
         for state in states:
-            if int(min(state["partitions"], key=int)) in mine:  # counted once, whoever goes on with its partitions
-                self.num_events += state["num_events"]
+            if int(min(state["partitions"], key=int)) in missing:  # counted once, whoever goes on with its partitions
+                self._num_before += state["num_events"]
             self.time_ms = max(self.time_ms, state["time_ms"])
             for topic, index, offset in state["position"]:
                 partition = Partition(topic, index)
-                if topic == FACTS or index in mine:
-                    position[partition] = min(offset, position.get(partition, offset))
-            up_to: dict[Partition, Place] = {Partition(t, index): (offset, 0) for t, index, offset in state["position"]}
-            for topic, index, offset, row in state.get("begun", ()):  # absent before messages held many events
-                self._begun[Partition(topic, index), offset] = row
-                up_to[Partition(topic, index)] = (offset, row)
-            for index in self.partitions:
+                if index in missing and topic != FACTS:
+                    position[partition] = offset
+            up_to = self._places(state)
+            for index in missing:
                 if str(index) in state["partitions"]:
-                    self._restore_partition(index, state["partitions"][str(index)])
-                    letters = state["partitions"][str(index)].get("dead_letters", {})
-                    self._dead_letters.restore(index, letters, up_to)
-        self._events.seek({partition: offset for partition, offset in position.items() if partition in self._last_seen})
+                    found = state["partitions"][str(index)]
+                    self._joiners[index].restore(found["joiner"])
+                    self._restore_partition(index, found, up_to)
+                    if self._disk is not None and "outbox" in found:
+                        self._disk.partitions[index].restore_outbox(found["outbox"])
+        facts = {} if self._disk is None or self._disk.facts.about is None else self._places(self._disk.facts.about)
+        for index, about in kept.items():
+            self._joiners[index].restore_numbers(about["joiner"])
+            self._restore_partition(index, about, {**self._places(about), **facts})
+            self._num_joined[index] = about["num_joined"]
+            self.time_ms = max(self.time_ms, about["time_ms"])
+            self._ended.update([index] if about["ended"] else [])
+        position = {partition: offset for partition, offset in position.items() if partition in self._last_seen}
+        if position:
+            self._events.seek(position)
 
-    def _restore_partition(self, index: int, state: Mapping[str, Any]) -> None:
-        """Go on with one partition. One that had ended says so again: nobody may have heard it."""
-        self._joiners[index].restore(state["joiner"])
-        self._merges[index].restore(state["merge"])
-        self._watermarks[index] = state["watermark_ms"]
-        self._num_emitted[index] = state["num_emitted"]
+    def _abouts(self) -> dict[int, Mapping[str, Any]]:
+        """What the disk knows of partitions."""
+        parts = {} if self._disk is None else self._disk.partitions
+        return {index: part.about for index, part in parts.items() if part.about is not None}
 
-    def _keeps_user(self, states: Sequence[Mapping[str, Any]]) -> Callable[[Id], bool]:
-        """Whether a user's events come to one of these partitions."""
+    def _restore_features(
+        self, states: Sequence[Mapping[str, Any]], kept: Collection[int], features_above: int
+    ) -> dict[Partition, int]:
+        """Take up facts and histories; returns where their topic is read from."""
+        position: dict[Partition, int] = {}
+        about = None if self._disk is None else self._disk.facts.about
+        if about is not None:
+            self._num_facts = about["num_facts"]
+            position = {Partition(topic, index): offset for topic, index, offset in about["position"]}
+        elif states:
+            for topic, index, offset in (entry for state in states for entry in state["position"]):
+                partition = Partition(topic, index)
+                if topic == FACTS:
+                    position[partition] = min(offset, position.get(partition, offset))
+            self.features.restore([state["features"] for state in states], lambda _: False, features_above)
+        self._restore_histories(states, kept)
+        if kept or about is not None:
+            self.features.everything_changed(features_above)
+        return position
+
+    def _restore_histories(self, states: Sequence[Mapping[str, Any]], kept: Collection[int]) -> None:
         num_partitions = sum(len(state["partitions"]) for state in states)
-        return lambda user_id: partition_of(user_id, num_partitions) in self._merges
+        for user_id, history in (entry for state in states for entry in state["features"]["histories"]):
+            index = partition_of(user_id, num_partitions)
+            if index in self._joiners and index not in kept:
+                self._joiners[index].features.put_history(user_id, history_from_json(history))
+
+    def _places(self, said: Mapping[str, Any]) -> dict[Partition, Place]:
+        """Up to where events were joined; the rows of a message that were are passed over when it is read again."""
+        up_to: dict[Partition, Place] = {Partition(topic, i): (offset, 0) for topic, i, offset in said["position"]}
+        for topic, index, offset, row in said.get("begun", ()):  # absent before messages held many events
+            up_to[Partition(topic, index)] = (offset, row)
+            self._begun[Partition(topic, index), offset] = row
+        return up_to
+
+    def _restore_partition(self, index: int, numbers: Mapping[str, Any], up_to: Mapping[Partition, Place]) -> None:
+        """Go on with one partition. One that had ended says so again, unless the disk has the message that did."""
+        self._merges[index].restore(numbers["merge"])
+        self._watermarks[index] = numbers["watermark_ms"]
+        self._num_emitted[index] = numbers["num_emitted"]
+        self._dead_letters.restore(index, numbers.get("dead_letters", {}), up_to)
 
     def close(self) -> None:
         """Close the source."""
@@ -232,8 +319,8 @@ class JoinedStream:
         if isinstance(event, EndMarker):
             self._close_input(partition)
             return
-        self.num_events += 1
         if partition.topic == FACTS:
+            self._num_facts += 1
             self._process(self._joiners[self.partitions[0]], record, event)
         else:
             self._merges[partition.index].put(partition, event.time_ms, (record, event, now))
@@ -274,32 +361,57 @@ class JoinedStream:
         if index in self._ended:
             return []
         merge, joiner = self._merges[index], self._joiners[index]
-        examples: list[Example] = []
-        for time_ms, (record, event, read_at) in merge.ready():
-            self.time_ms = max(self.time_ms, time_ms)
-            final = joiner.advance(time_ms)  # by itself: these are kept where the event is refused
-            examples += _read_at(read_at, [*final, *self._process(joiner, record, event)])
+        examples = self._join_events(index)
         watermark_ms = max(self._watermarks[index], merge.watermark_ms, awake_ms if merge.idle else -1)
-        examples += _read_at(now, joiner.advance(watermark_ms))
+        if merge.head() is None:
+            examples += _read_at(now, joiner.advance(watermark_ms, _MAX_EXAMPLES))
+        is_behind = merge.head() is not None or joiner.is_behind(watermark_ms)
+        if is_behind:  # what comes next is not emitted before what came last
+            self.is_behind = True
+            watermark_ms = max(self._watermarks[index], joiner.emitted_ms)
         kept = self._sampler.kept(examples)
         joiner.counts.examples_sampled_out += len(examples) - len(kept)
         parts: list[tuple[int, ExampleRows | EndMarker]] = []
         if kept or watermark_ms > self._watermarks[index]:
             self._watermarks[index] = watermark_ms
             parts += [(index, rows) for rows in self._in_messages(index, kept, watermark_ms)]
-        if merge.closed:
+        if merge.closed and not is_behind:
             self._ended.add(index)
             parts.append((index, END))
         return parts
 
     def _in_messages(self, index: int, examples: list[Example], watermark_ms: int) -> Iterator[ExampleRows]:
         """The examples, or none, in pieces that fit a message each; the last piece brings the new watermark."""
-        for at in range(0, max(1, len(examples)), _MAX_EXAMPLES):
-            piece = examples[at : at + _MAX_EXAMPLES]
-            is_last = at + _MAX_EXAMPLES >= len(examples)
+        for at in range(0, max(1, len(examples)), _MESSAGE_EXAMPLES):
+            piece = examples[at : at + _MESSAGE_EXAMPLES]
+            is_last = at + _MESSAGE_EXAMPLES >= len(examples)
             up_to_ms = watermark_ms if is_last else piece[-1].emitted_ms
             yield to_rows(piece, self._schema, up_to_ms, self._num_emitted[index])
             self._num_emitted[index] += len(piece)
+
+    def _join_events(self, index: int) -> list[Example]:
+        """Join the events of a partition whose turn it is, until enough has become final."""
+        merge, joiner = self._merges[index], self._joiners[index]
+        examples: list[Example] = []
+        while len(examples) < _MAX_EXAMPLES and (head := merge.head()) is not None:
+            time_ms, (record, event, read_at) = head
+            examples += _read_at(read_at, joiner.advance(time_ms, _MAX_EXAMPLES))
+            if joiner.is_behind(time_ms):
+                break  # the event waits in the merge
+            merge.pop()
+            self._num_joined[index] += 1
+            self.time_ms = max(self.time_ms, time_ms)
+            if merge.time_ms - time_ms > self._allowed_lateness_ms:
+                self._set_aside(joiner, record, merge.time_ms - time_ms)
+            else:
+                examples += _read_at(read_at, self._process(joiner, record, event))
+        return examples
+
+    def _set_aside(self, joiner: Joiner, record: Record, late_ms: int) -> None:
+        joiner.counts.events_too_late += 1
+        allowed_seconds = self._allowed_lateness_ms / 1000
+        reason = f"too late: {late_ms / 1000:g} s after its partition, allowed_lateness_seconds is {allowed_seconds:g}"
+        self._dead_letters.put(record, f"{record.partition.topic}: {reason}")
 
     def _process(self, joiner: Joiner, record: Record, event: Event) -> list[Example]:
         try:
@@ -307,6 +419,13 @@ class JoinedStream:
         except DataError as error:
             self._dead_letters.put(record, str(error))
             return []
+
+
+def _places_to_json(up_to: Mapping[Partition, Place], partitions: Iterable[Partition]) -> dict[str, Any]:
+    return {
+        "position": [[p.topic, p.index, up_to[p][0]] for p in partitions],
+        "begun": [[p.topic, p.index, *up_to[p]] for p in partitions if up_to[p][1]],
+    }
 
 
 def _read_at(seconds: float, examples: list[Example]) -> list[Example]:

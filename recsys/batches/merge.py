@@ -34,6 +34,7 @@ class TimeMerge(Generic[K, T]):
         self._queues: dict[K, deque[tuple[int, T]]] = {partition: deque() for partition in partitions}
         self._watermarks = dict.fromkeys(partitions, -1)
         self._idle: set[K] = set()
+        self._chosen: K | None = None  # whose item is the head
         self.late = 0  # items that came after a later one was handed out: a partition woke, or is out of order
         self.time_ms = -1  # of the last item handed out
 
@@ -105,13 +106,23 @@ class TimeMerge(Generic[K, T]):
 
     def ready(self) -> Iterator[tuple[int, T]]:
         """Hand out (time, item) in order, as far as is certain now."""
-        while (partition := self._next()) is not None:
-            time_ms, item = self._queues[partition].popleft()
-            if time_ms < self.time_ms:
-                self.late += 1
-            else:
-                self.time_ms = time_ms
-            yield time_ms, item
+        while (head := self.head()) is not None:
+            self.pop()
+            yield head
+
+    def head(self) -> tuple[int, T] | None:
+        """The (time, item) that comes next, if that is certain now."""
+        self._chosen = self._next()
+        return None if self._chosen is None else self._queues[self._chosen][0]
+
+    def pop(self) -> None:
+        """Take away what ``head`` just told of."""
+        assert self._chosen is not None
+        time_ms, _ = self._queues[self._chosen].popleft()
+        if time_ms < self.time_ms:
+            self.late += 1
+        else:
+            self.time_ms = time_ms
 
     def _next(self) -> K | None:
         """The partition whose head is earliest, if none that is empty may still come before it."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,12 @@ _HISTORY: dict[str, Callable[[Id, History, int], Any]] = {
     "recent_like_log_odds": lambda user_id, history, time_ms: history.recent_like_log_odds(time_ms),
     "log_impressions": lambda user_id, history, time_ms: math.log1p(history.num_impressions),
 }
-_CLOCK: dict[str, Callable[[datetime], int]] = {
-    "hour_of_day": lambda at: at.hour,
-    "day_of_week": lambda at: at.weekday(),
+_HOUR_MS = 3_600_000
+_CLOCK: dict[str, Callable[[int], int]] = {
+    "hour_of_day": lambda time_ms: time_ms // _HOUR_MS % 24,
+    "day_of_week": lambda time_ms: (time_ms // (24 * _HOUR_MS) + 3) % 7,  # 1970 began on a Thursday, Monday is 0
 }
+_MAX_KEPT = 20_000  # ids of which the values made of their facts are kept
 
 
 class Extractor:
@@ -51,6 +52,11 @@ class Extractor:
         self._of_profile: dict[Id, tuple[FactValues, Values]] = {}
         self._of_item: dict[Id, tuple[FactValues, Values]] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """Features in the order in which users, items and times give them."""
+        return [name for owner in ("user", "profile", "item", "time") for name, *_ in self._by_owner.get(owner, ())]
+
     def of_user(self, user_id: Id, history: History, profile: FactValues, time_ms: int) -> Values:
         """Values of the ``user.`` and ``profile.`` features, as of ``time_ms``."""
         values = {
@@ -66,11 +72,7 @@ class Extractor:
 
     def of_time(self, time_ms: int) -> Values:
         """Values of the ``time.`` features, in UTC."""
-        clocks = self._by_owner.get("time", ())
-        if not clocks:
-            return {}
-        at = datetime.fromtimestamp(time_ms / 1000, UTC)
-        return {name: encode(_CLOCK[source](at)) for name, source, encode in clocks}
+        return {name: encode(_CLOCK[source](time_ms)) for name, source, encode in self._by_owner.get("time", ())}
 
     def _profile_values(self, user_id: Id, profile: FactValues) -> Values:
         return {name: encode(profile.get(source)) for name, source, encode in self._by_owner.get("profile", ())}
@@ -91,6 +93,8 @@ def _kept(
     """The values made of these very facts before, or new ones."""
     known = kept.get(of)
     if known is None or known[0] is not facts:
+        if len(kept) >= _MAX_KEPT:
+            kept.clear()
         kept[of] = known = (facts, make(of, facts))
     return known[1]
 

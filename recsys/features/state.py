@@ -1,51 +1,72 @@
 """What is known of users and items, as of a time: the part of the joiner's state that features come from."""
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from operator import itemgetter, neg
+from typing import Any, Protocol, TypeVar
 
 Id = int | str
 FactValues = dict[str, Any]
+Versions = list[tuple[int, FactValues]]  # (valid from, facts) of one id, by time
 
 NOTHING: FactValues = {}  # the facts of an id of which none are known
+K = TypeVar("K", contravariant=True)
+V = TypeVar("V")
+_first = itemgetter(0)
 
 
-Recent = list[tuple[int, Id]]  # (time_ms, item), by time
+class Entries(Protocol[K, V]):
+    """What state is kept in: a dict, or something larger on disk. What was got and changed is put again."""
+
+    def get(self, key: K, /) -> V | None:
+        """The value of a key, or None."""
+
+    def __setitem__(self, key: K, value: V, /) -> None: ...
+
+    def items(self) -> Iterable[tuple[Any, V]]:
+        """Every (key, value)."""
+
+    def __len__(self) -> int: ...
+
+
 _SETTLE_MS = 10_000
+_MAX_VERSIONS = 100
 
 
 @dataclass(slots=True)
 class History:
-    """One user's past: the latest items shown and liked with their times, and two counters.
+    """One user's past: the latest items shown and liked with their times, the latest first, and two counters.
 
     >>> history = History(); history.like(10, "a", keep=2); history.like(5, "b", keep=2); history.liked(as_of_ms=7)
     ['b']
     """
 
-    shown_items: Recent = field(default_factory=list)
-    likes: Recent = field(default_factory=list)
+    shown_items: list[Id] = field(default_factory=list)
+    shown_ms: list[int] = field(default_factory=list)
+    likes: list[Id] = field(default_factory=list)
+    likes_ms: list[int] = field(default_factory=list)
     num_impressions: int = 0
     num_likes: int = 0
 
     def show(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add an impression; of more than ``keep`` the oldest goes."""
         self.num_impressions += 1
-        _insert(self.shown_items, time_ms, item_id, keep)
+        _insert(self.shown_items, self.shown_ms, time_ms, item_id, keep)
 
     def like(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add a like; of more than ``keep`` the oldest goes."""
         self.num_likes += 1
-        _insert(self.likes, time_ms, item_id, keep)
+        _insert(self.likes, self.likes_ms, time_ms, item_id, keep)
 
     def shown(self, as_of_ms: int | None = None) -> list[Id]:
         """Items shown, the latest first, as of a time."""
-        return _latest_first(self.shown_items, as_of_ms)
+        return self.shown_items[_first_at(self.shown_ms, as_of_ms) :]
 
     def liked(self, as_of_ms: int | None = None) -> list[Id]:
         """Liked items, the latest first, as of a time."""
-        return _latest_first(self.likes, as_of_ms)
+        return self.likes[_first_at(self.likes_ms, as_of_ms) :]
 
     @property
     def like_log_odds(self) -> float:
@@ -59,51 +80,61 @@ class History:
         The pause gives an impression's like the time to arrive; without it, what was just shown would count as
         disliked.
         """
-        settled = [item for time_ms, item in self.shown_items if time_ms <= as_of_ms - _SETTLE_MS][-5:]
-        liked = {item for time_ms, item in self.likes if time_ms <= as_of_ms}
-        num_liked = sum(item in liked for item in settled)
+        first = _first_at(self.shown_ms, as_of_ms - _SETTLE_MS)
+        settled = self.shown_items[first : first + 5]
+        liked = set(self.liked(as_of_ms))
+        num_liked = sum([item in liked for item in settled])
         return math.log((num_liked + 2) / (len(settled) - num_liked + 2))
 
 
-def _insert(recent: Recent, time_ms: int, item_id: Id, keep: int) -> None:
-    recent.append((time_ms, item_id))
-    if len(recent) > 1 and recent[-2][0] > time_ms:  # a late one: put it in its place
-        recent.sort(key=lambda entry: entry[0])
-    del recent[: max(0, len(recent) - keep)]
+def _insert(items: list[Id], times_ms: list[int], time_ms: int, item_id: Id, keep: int) -> None:
+    at = _first_at(times_ms, time_ms)  # of equal times, the one that came last is the later
+    items.insert(at, item_id)
+    times_ms.insert(at, time_ms)
+    del items[keep:], times_ms[keep:]
 
 
-def _latest_first(recent: Recent, as_of_ms: int | None) -> list[Id]:
-    if as_of_ms is None or not recent or recent[-1][0] <= as_of_ms:
-        return [item for _, item in reversed(recent)]
-    return [item for time_ms, item in reversed(recent) if time_ms <= as_of_ms]
+def _first_at(times_ms: list[int], as_of_ms: int | None) -> int:
+    """Where the times up to one begin, among times of which the latest is first."""
+    if as_of_ms is None or not times_ms or times_ms[0] <= as_of_ms:
+        return 0
+    return bisect_left(times_ms, -as_of_ms, key=neg)
 
 
 class FactTable:
-    """Facts by id, each valid from its time on.
+    """Facts by id, each valid from its time on; of one id, the latest hundred are kept.
 
     >>> table = FactTable(); table.put(7, 100, {"age": 20}); table.put(7, 200, {"age": 21}); table.as_of(7, 150)
     {'age': 20}
     """
 
-    def __init__(self) -> None:
-        self._versions: dict[Id, list[tuple[int, FactValues]]] = {}
+    def __init__(self, versions: "Entries[Id, Versions] | None" = None) -> None:
+        self._versions: Entries[Id, Versions] = {} if versions is None else versions
 
     def put(self, of: Id, time_ms: int, facts: FactValues) -> None:
         """What is known of an id from ``time_ms`` on; the same time again replaces."""
-        versions = self._versions.setdefault(of, [])
-        at = bisect_right(versions, time_ms, key=lambda version: version[0])
+        versions = self._versions.get(of) or []
+        at = bisect_right(versions, time_ms, key=_first)
         if at and versions[at - 1][0] == time_ms:
             versions[at - 1] = (time_ms, facts)
         else:
             versions.insert(at, (time_ms, facts))
+        del versions[:-_MAX_VERSIONS]
+        self._versions[of] = versions
 
     def as_of(self, of: Id, time_ms: int | None = None) -> FactValues:
         """What was known at a time (None: the latest); empty where nothing was."""
         versions = self._versions.get(of)
         if not versions:
             return NOTHING
-        at = len(versions) if time_ms is None else bisect_right(versions, time_ms, key=lambda v: v[0])
+        if time_ms is None or versions[-1][0] <= time_ms:
+            return versions[-1][1]
+        at = bisect_right(versions, time_ms, key=_first)
         return versions[at - 1][1] if at else NOTHING
+
+    def ids(self) -> list[Id]:
+        """Every id that has facts."""
+        return [of for of, _ in self._versions.items()]
 
     def __iter__(self) -> Iterator[tuple[Id, int, FactValues]]:
         """Every (id, time_ms, facts)."""
@@ -116,55 +147,85 @@ class FactTable:
 class FeatureState:
     """Histories of the users of some partitions, and the facts of users and items.
 
-    Each change is numbered, so that a publisher asks for what changed since the number it last stored.
+    Each change is numbered, so that a publisher asks for what changed since the number it last stored. The histories
+    of one partition may be kept apart (``with_histories``); facts and numbers are shared then.
     """
 
-    def __init__(self, keep_items: int = 20) -> None:
+    def __init__(
+        self,
+        keep_items: int = 20,
+        histories: "Entries[Id, History] | None" = None,
+        profiles: FactTable | None = None,
+        items: FactTable | None = None,
+        changed: "Changed | None" = None,
+    ) -> None:
         self.keep_items = keep_items
-        self.profiles, self.items = FactTable(), FactTable()
-        self._histories: dict[Id, History] = {}
-        self._sequence = 0
-        self._changed: dict[tuple[str, Id], int] = {}
+        self.profiles = FactTable() if profiles is None else profiles
+        self.items = FactTable() if items is None else items
+        self._histories: Entries[Id, History] = {} if histories is None else histories
+        self._changed = changed or Changed()
+
+    def with_histories(self, histories: "Entries[Id, History]") -> "FeatureState":
+        """The same facts and numbers, beside other histories."""
+        return FeatureState(self.keep_items, histories, self.profiles, self.items, self._changed)
 
     def history(self, user_id: Id) -> History:
         """A user's history; a new user's is empty."""
         return self._histories.get(user_id) or History()
 
     def users(self) -> list[Id]:
-        """Users that have a history, in the order they were first seen."""
-        return list(self._histories)
+        """Users that have a history, in the order they were first seen, where that is known."""
+        return [user_id for user_id, _ in self._histories.items()]
 
     def put_facts(self, of: str, id_: Id, time_ms: int, facts: FactValues) -> None:
         """Facts of a user or an item (``of``)."""
         (self.profiles if of == "user" else self.items).put(id_, time_ms, facts)
-        self._touch(of, id_)
+        self._changed.note(of, id_)
 
     def count_impression(self, user_id: Id, item_id: Id, time_ms: int) -> None:
         """The user was shown something; call it after the features of that impression were taken."""
-        self._open(user_id).show(time_ms, item_id, self.keep_items)
-        self._touch("user", user_id)
+        history = self.history(user_id)
+        history.show(time_ms, item_id, self.keep_items)
+        self.put_history(user_id, history)
 
     def count_like(self, user_id: Id, item_id: Id, time_ms: int) -> None:
         """The user liked something."""
-        self._open(user_id).like(time_ms, item_id, self.keep_items)
-        self._touch("user", user_id)
+        history = self.history(user_id)
+        history.like(time_ms, item_id, self.keep_items)
+        self.put_history(user_id, history)
+
+    def put_history(self, user_id: Id, history: History) -> None:
+        """A user's history in place of what it was."""
+        self._histories[user_id] = history
+        self._changed.note("user", user_id)
+
+    def everything_changed(self, above: int = 0) -> None:
+        """All that is there counts as changed, under a number above one that was published."""
+        self._changed.everything(above)
 
     def changes(self, since: int) -> "FeatureChanges":
         """Users and items changed after number ``since``, as they are now."""
-        changed = [key for key, sequence in self._changed.items() if sequence > since]
-        users = {id_: user_to_json(self, id_) for of, id_ in changed if of == "user"}
-        items = {id_: self.items.as_of(id_) for of, id_ in changed if of == "item"}
-        return FeatureChanges(self._sequence, users, items)
+        changed = self._changed.since(since)
+        if changed is None:
+            users: Iterable[Id] = dict.fromkeys([*self.users(), *self.profiles.ids()])
+            items: Iterable[Id] = self.items.ids()
+        else:
+            users, items = ([id_ for of, id_ in changed if of == kind] for kind in ("user", "item"))
+        return FeatureChanges(
+            self._changed.sequence,
+            {id_: user_to_json(self, id_) for id_ in users},
+            {id_: self.items.as_of(id_) for id_ in items},
+        )
 
     def acknowledge(self, up_to: int) -> None:
         """Forget the numbers up to one that the publisher has stored."""
-        self._changed = {key: sequence for key, sequence in self._changed.items() if sequence > up_to}
+        self._changed.forget(up_to)
 
     def to_json(self) -> dict[str, Any]:
         """The whole state as plain values, for a checkpoint."""
         return {
             "keep_items": self.keep_items,
-            "sequence": self._sequence,
+            "sequence": self._changed.sequence,
             "histories": [[user_id, history_to_json(history)] for user_id, history in self._histories.items()],
             "profiles": list(self.profiles),
             "items": list(self.items),
@@ -173,7 +234,9 @@ class FeatureState:
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "FeatureState":
         """The state that ``to_json`` described; everything counts as changed."""
-        return cls.restored([saved], lambda _: True)
+        state = cls(saved["keep_items"])
+        state.restore([saved], lambda _: True)
+        return state
 
     @classmethod
     def restored(
@@ -184,24 +247,57 @@ class FeatureState:
         Everything counts as changed, under numbers ``above`` one that was published.
         """
         state = cls(max(part["keep_items"] for part in saved))
-        state._sequence = above
+        state.restore(saved, keeps, above)
+        return state
+
+    def restore(self, saved: Sequence[Mapping[str, Any]], keeps: Callable[[Id], bool], above: int = 0) -> None:
+        """Take up what ``restored`` takes, beside what is here."""
+        self._changed.sequence = max(self._changed.sequence, above)
         for part in saved:
             for of, facts in (("user", part["profiles"]), ("item", part["items"])):
                 for id_, time_ms, values in facts:
-                    state.put_facts(of, id_, time_ms, values)
+                    self.put_facts(of, id_, time_ms, values)
             for user_id, history in part["histories"]:
                 if keeps(user_id):
-                    state._histories[user_id] = history_from_json(history)
-                    state._touch("user", user_id)
-        state._sequence = max(state._sequence, *(part["sequence"] for part in saved))
-        return state
+                    self.put_history(user_id, history_from_json(history))
+        self._changed.sequence = max(self._changed.sequence, *(part["sequence"] for part in saved))
 
-    def _open(self, user_id: Id) -> History:
-        return self._histories.setdefault(user_id, History())
 
-    def _touch(self, of: str, id_: Id) -> None:
-        self._sequence += 1
-        self._changed[of, id_] = self._sequence
+class Changed:
+    """Users and items that have changed, each under the number of its last change.
+
+    Of more than ``max_kept`` that nobody acknowledges it keeps none: then everything counts as changed.
+    """
+
+    def __init__(self, max_kept: int = 1_000_000) -> None:
+        self.sequence = 0
+        self._numbers: dict[tuple[str, Id], int] = {}
+        self._everything_at = -1  # under this number
+        self._max_kept = max_kept
+
+    def note(self, of: str, id_: Id) -> None:
+        """One has changed."""
+        self.sequence += 1
+        self._numbers[of, id_] = self.sequence
+        if len(self._numbers) > self._max_kept:
+            self.everything(self.sequence)
+
+    def everything(self, above: int) -> None:
+        """All have, under a number above the last one and ``above``."""
+        self._everything_at = self.sequence = max(self.sequence, above) + 1
+        self._numbers.clear()
+
+    def since(self, number: int) -> list[tuple[str, Id]] | None:
+        """What has changed after a number; None is everything."""
+        if number < self._everything_at:
+            return None
+        return [key for key, sequence in self._numbers.items() if sequence > number]
+
+    def forget(self, up_to: int) -> None:
+        """Changes up to a number are known where they need to be."""
+        if up_to >= self._everything_at:
+            self._everything_at = -1
+        self._numbers = {key: sequence for key, sequence in self._numbers.items() if sequence > up_to}
 
 
 @dataclass(frozen=True)
@@ -227,20 +323,23 @@ def user_from_json(saved: dict[str, Any]) -> tuple[History, FactValues]:
 
 
 def history_to_json(history: History) -> dict[str, Any]:
-    """A history as plain values."""
+    """A history as plain values, the oldest first."""
     return {
-        "shown": list(history.shown_items),
-        "likes": list(history.likes),
+        "shown": list(zip(reversed(history.shown_ms), reversed(history.shown_items), strict=True)),
+        "likes": list(zip(reversed(history.likes_ms), reversed(history.likes), strict=True)),
         "num_impressions": history.num_impressions,
         "num_likes": history.num_likes,
     }
 
 
 def history_from_json(saved: dict[str, Any]) -> History:
-    """The history that ``history_to_json`` described; JSON has made lists of its pairs."""
+    """The history that ``history_to_json`` described."""
+    shown, likes = saved["shown"][::-1], saved["likes"][::-1]
     return History(
-        shown_items=[(time_ms, item_id) for time_ms, item_id in saved["shown"]],
-        likes=[(time_ms, item_id) for time_ms, item_id in saved["likes"]],
+        shown_items=[item_id for _, item_id in shown],
+        shown_ms=[time_ms for time_ms, _ in shown],
+        likes=[item_id for _, item_id in likes],
+        likes_ms=[time_ms for time_ms, _ in likes],
         num_impressions=saved["num_impressions"],
         num_likes=saved["num_likes"],
     )

@@ -48,6 +48,7 @@ class DeadLetters:
         self._destination = destination
         self._sink = destination if isinstance(destination, Sink) else None
         self._partitions = partitions
+        self._is_stored = True  # every line is
         self._max_payload_bytes = max_payload_bytes
         self._counts: dict[int, Counter[str]] = {}  # by partition, of those below the last cut
         self._above: dict[Partition, list[tuple[Place, str]]] = {}  # with the class of reason, since then
@@ -69,6 +70,7 @@ class DeadLetters:
         kind = reason.partition(":")[0] if isinstance(reason, str) else type(reason).__name__
         self._above.setdefault(partition, []).append((place, kind))
         if (*partition, record.offset, record.row) not in self._known:
+            self._is_stored = False
             self._opened().send(Partition(DEAD_LETTERS, partition.index), self._line(record, str(reason)))
 
     def _opened(self) -> Sink:
@@ -114,8 +116,9 @@ class DeadLetters:
 
     def flush(self) -> None:
         """Return when every line is stored."""
-        if self._sink is not None:
+        if self._sink is not None and not self._is_stored:
             self._sink.flush()
+            self._is_stored = True
 
     def close(self) -> None:
         """Flush, and close what was opened here."""

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.streams.kafka_client import (
@@ -19,12 +19,19 @@ from recsys.streams.kafka_client import (
     topic_partition,
 )
 from recsys.streams.sink import Sink
-from recsys.streams.source import Partition, Position, Record, Source, check_position
+from recsys.streams.source import Headers, Partition, Position, Record, Source, check_position
 
 _ALL = 2**31
 _POSITION_MS = 500
 
 Start = Literal["earliest", "latest"] | int
+
+
+class LastMessage(NamedTuple):
+    """A message's value and headers."""
+
+    payload: bytes
+    headers: Headers
 
 
 class KafkaSource(Source):
@@ -183,6 +190,25 @@ class KafkaSource(Source):
         if heard:
             self._heard_at = now
 
+    def last(self) -> dict[Partition, "LastMessage"]:
+        """The message before the end of each partition that holds one; reading goes on from the ends."""
+        ends, firsts = self._ends(self.partitions), self._firsts(self.partitions)
+        wanted = {partition: end - 1 for partition, end in ends.items() if end > firsts[partition]}
+        self._end |= ends
+        self._move({**ends, **wanted})
+        found: dict[Partition, LastMessage] = {}
+        until = self._clock() + self._timeout_seconds
+        while found.keys() != wanted.keys() and not all(map(self.caught_up, wanted)):
+            self._fetch(0.1)
+            for partition in wanted:
+                for message in self._fetched[partition]:
+                    found[partition] = LastMessage(message.value or b"", message.headers or ())
+                    self._next[partition] = message.offset + 1
+                self._fetched[partition].clear()
+            if self._clock() > until:
+                raise ServiceError(f"Kafka at {self._servers} does not give the last messages; see the broker's log")
+        return found
+
     def position(self) -> Position:
         return {partition: self._offset_of(partition) for partition in self.partitions}
 
@@ -276,13 +302,15 @@ class KafkaSink(Sink):
             delivery_timeout_ms=int(timeout_seconds * 1000),
         )
 
-    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None, headers: Headers = ()) -> None:
         self._raise_failure()
         if partition.index not in self._topics.get(partition.topic, ()):
             self._learn(partition)
         self._make_room(partition, len(payload))
         try:
-            sent = self._producer.send(partition.topic, payload, key=key, partition=partition.index)
+            sent = self._producer.send(
+                partition.topic, payload, key=key, partition=partition.index, headers=list(headers)
+            )
         except KafkaError as error:
             self._failures.append(error)
             self._raise_failure()

@@ -9,14 +9,14 @@ from typing import BinaryIO, Self
 
 from recsys.errors import DataError
 from recsys.events import END, END_PAYLOAD, Event, decode
-from recsys.streams.source import Partition
+from recsys.streams.source import Headers, Partition
 
 
 class Sink(ABC):
     """Takes messages for partitions; what ``flush`` has returned for is stored."""
 
     @abstractmethod
-    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None, headers: Headers = ()) -> None:
         """Take one message; it may be buffered until ``flush``. A failure is raised here or at the next
         call."""
 
@@ -51,10 +51,12 @@ class MemorySink(Sink):
     def __init__(self) -> None:
         self.payloads: dict[Partition, list[bytes]] = {}
         self.keys: dict[Partition, list[bytes | None]] = {}
+        self.headers: dict[Partition, list[Headers]] = {}
 
-    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None, headers: Headers = ()) -> None:
         self.payloads.setdefault(partition, []).append(payload)
         self.keys.setdefault(partition, []).append(key)
+        self.headers.setdefault(partition, []).append(headers)
 
     def events(self) -> dict[Partition, list[Event]]:
         """The messages decoded by their topics."""
@@ -71,13 +73,13 @@ class MemorySink(Sink):
 
 
 class JsonlSink(Sink):
-    """Messages appended to ``<folder>/<topic>.jsonl``, one a line, whatever their partition and key."""
+    """Messages appended to ``<folder>/<topic>.jsonl``, one a line, whatever their partition, key and headers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, BinaryIO] = {}
 
-    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None, headers: Headers = ()) -> None:
         if b"\n" in payload:
             at = payload.index(b"\n")
             message = f"a message for {partition} has a line break at byte {at}; JSON lines have none"

@@ -1,7 +1,7 @@
 """What every source of events promises: ordered within a partition, resumable from a position."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -21,6 +21,9 @@ class Partition(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.index}"
+
+
+Headers = Sequence[tuple[str, bytes]]  # what goes with a message beside its payload; Kafka alone keeps it
 
 
 class Record(NamedTuple):

@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.batches.disk_state import JoinerDisk
 from recsys.batches.examples import Example, ExampleRows
 from recsys.batches.join import ActionKind, JoinConfig, Joiner
 from recsys.batches.joined import JoinedStream, StreamTimes
@@ -161,6 +162,7 @@ def joined_stream(
     restored: Sequence[dict[str, Any]] = (),
     config: JoinConfig = CONFIG,
     sampler: Sampler | None = None,
+    disk: JoinerDisk | None = None,
 ) -> tuple[JoinedStream, MemorySink]:
     """A stream over all partitions, or some, and the sink of its dead letters."""
     letters = MemorySink()
@@ -175,6 +177,7 @@ def joined_stream(
         times=times,
         clock=clock or Clock(),
         sampler=sampler,
+        disk=disk,
     )
     return stream, letters
 

@@ -1,0 +1,264 @@
+"""A mapping and two queues that are larger than memory, each under a prefix of one database.
+
+Between commits changes are objects in memory; ``write`` adds them to a batch, encoded as msgpack. Keys sort as their
+numbers do.
+"""
+
+import heapq
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from recsys.batches.join_state import Timed
+from recsys.batches.merge import FOREVER
+from recsys.batches.rocks import Rocks
+
+_BUCKET_MS = 1000
+_OBJECT_FACTOR = 8  # what lists and dicts take, in bytes of their encoded form
+K = TypeVar("K")
+V = TypeVar("V")
+Changes = dict[bytes, bytes | None]
+
+encode = msgspec.msgpack.Encoder().encode
+decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+_decode_timed: Callable[[bytes], list[Timed]] = msgspec.msgpack.Decoder(list[Timed]).decode
+number_bytes = struct.Struct(">Q").pack
+_ABSENT: Any = object()
+
+
+class DiskEntries(Generic[K, V]):
+    """A mapping, larger than memory. What is got and changed must be put again.
+
+    Kept ``as_objects``, what is used again and again is decoded once; otherwise once at each use.
+    """
+
+    def __init__(
+        self,
+        rocks: Rocks,
+        prefix: bytes,
+        *,
+        key_text: tuple[Callable[[K], str], Callable[[str], K]],
+        coded: tuple[Callable[[V], bytes], Callable[[K, bytes], V]],
+        as_objects: bool = False,
+    ) -> None:
+        self._rocks, self._prefix, self._recent = rocks, prefix, rocks.recent
+        self._text_of, self._key_of = key_text
+        self._encode, self._decode = coded
+        self._as_objects = as_objects
+        self._changed: dict[K, V | None] = {}  # since the last commit; None is deleted
+
+    def get(self, key: K) -> V | None:
+        """The value of a key, or None."""
+        changed: V | None = self._changed.get(key, _ABSENT)
+        if changed is not _ABSENT:
+            return changed
+        raw = self._prefix + self._text_of(key).encode()
+        found: Any = self._recent.get(raw)
+        if found is None:
+            data = self._rocks.get(raw)
+            if data is None:
+                return None
+            found = self._hold(raw, self._decode(key, data) if self._as_objects else data, data)
+        return found if self._as_objects else self._decode(key, found)
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._changed[key] = value
+
+    def __delitem__(self, key: K) -> None:
+        self._changed[key] = None
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Every (key, value); those that changed since the last commit come last."""
+        changed = dict(self._changed)
+        for raw, data in self._rocks.scan(self._prefix, after(self._prefix)):
+            key = self._key_of(raw[len(self._prefix) :].decode())
+            if key not in changed:
+                yield key, self._decode(key, data)
+        yield from ((key, value) for key, value in changed.items() if value is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.items())
+
+    def write(self, into: Changes) -> None:
+        """Add what changed to a batch."""
+        for key, value in self._changed.items():
+            raw = self._prefix + self._text_of(key).encode()
+            if value is None:
+                into[raw] = None
+                self._recent.drop(raw)
+            else:
+                into[raw] = data = self._encode(value)
+                self._hold(raw, value if self._as_objects else data, data)
+        self._changed.clear()
+
+    def _hold(self, raw: bytes, value: Any, data: bytes) -> Any:
+        self._recent.put(raw, value, len(data) * (_OBJECT_FACTOR if self._as_objects else 1))
+        return value
+
+
+class DiskDeadlines:
+    """A DeadlineQueue on disk, in buckets of one second; those that come next are in memory.
+
+    A bucket is deleted as a whole: after a crash, what was taken of it comes again.
+    """
+
+    def __init__(self, rocks: Rocks, prefix: bytes, bucket_ms: int = _BUCKET_MS) -> None:
+        self._rocks, self._prefix, self._bucket_ms = rocks, prefix, bucket_ms
+        self._heap: list[Timed] = []  # of the buckets that are open
+        self._fresh: list[Timed] = []  # a heap too: since the last commit
+        self._open: list[tuple[int, bytes]] = []  # (end of the bucket, key) of what the heap was made of
+        self._open_below_ms = 0
+        self.next_ms = FOREVER
+        self._closed_ms = self._first_closed()  # where the first bucket begins that is not open
+        self.settle()
+
+    def add(self, time_ms: int, request_id: str) -> None:
+        """Put in one more."""
+        heapq.heappush(self._fresh, (time_ms, request_id))
+        self.next_ms = min(self.next_ms, time_ms)
+
+    def pop(self) -> Timed:
+        """Take out the earliest."""
+        in_heap = self._heap and not (self._fresh and self._fresh[0] < self._heap[0])
+        first = heapq.heappop(self._heap if in_heap else self._fresh)
+        self.settle()
+        return first
+
+    def items(self) -> Iterator[Timed]:
+        """All of them."""
+        yield from self._heap
+        yield from self._fresh
+        for _, data in self._rocks.scan(self._key(self._open_below_ms), after(self._prefix)):
+            yield from _decode_timed(data)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.items())
+
+    def settle(self) -> None:
+        """Have the earliest at hand."""
+        self.next_ms = self._first_at_hand()
+        while self._closed_ms <= self.next_ms and self._closed_ms < FOREVER:
+            self._open_bucket()
+            self.next_ms = self._first_at_hand()
+
+    def write(self, into: Changes, commit: int) -> None:
+        """Add what changed to a batch; ``settle`` when that is written."""
+        into.update((key, None) for end_ms, key in self._open if end_ms <= self.next_ms)
+        self._open = [(end_ms, key) for end_ms, key in self._open if end_ms > self.next_ms]
+        for bucket, entries in groupby(sorted(self._fresh), lambda entry: entry[0] // self._bucket_ms):
+            self._write_bucket(bucket * self._bucket_ms, list(entries), into, commit)
+        self._fresh = []
+
+    def _write_bucket(self, begin_ms: int, entries: list[Timed], into: Changes, commit: int) -> None:
+        key = self._key(begin_ms) + number_bytes(commit)
+        into[key] = encode(entries)
+        if begin_ms < self._open_below_ms:
+            self._open.append((begin_ms + self._bucket_ms, key))
+            for entry in entries:
+                heapq.heappush(self._heap, entry)
+        else:
+            self._closed_ms = min(self._closed_ms, begin_ms)
+
+    def _open_bucket(self) -> None:
+        self._open_below_ms = self._closed_ms + self._bucket_ms
+        for key, data in self._rocks.scan(self._key(self._closed_ms), self._key(self._open_below_ms)):
+            self._open.append((self._open_below_ms, key))
+            self._heap += _decode_timed(data)
+        heapq.heapify(self._heap)
+        self._closed_ms = self._first_closed()
+
+    def _first_closed(self) -> int:
+        for key, _ in self._rocks.scan(self._key(self._open_below_ms), after(self._prefix)):
+            return int.from_bytes(key[len(self._prefix) :][:8], "big")
+        return FOREVER
+
+    def _first_at_hand(self) -> int:
+        first = self._heap[0][0] if self._heap else FOREVER
+        return min(first, self._fresh[0][0]) if self._fresh else first
+
+    def _key(self, begin_ms: int) -> bytes:
+        return self._prefix + number_bytes(begin_ms)
+
+
+class DiskForgets:
+    """A ForgetQueue on disk, in chunks of one commit each; the first chunk is in memory.
+
+    How many of it were ``taken`` at the last ``write`` is to be kept beside it.
+    """
+
+    def __init__(self, rocks: Rocks, prefix: bytes, taken: int = 0) -> None:
+        self._rocks, self._prefix = rocks, prefix
+        self._head: deque[Timed] = deque()
+        self._fresh: deque[Timed] = deque()  # since the last commit, behind all chunks
+        self._done: list[bytes] = []
+        self._head_key = prefix
+        self._has_more = True  # chunks after the head
+        self.next_ms = FOREVER
+        self.taken = 0  # of the head
+        self.settle()
+        for _ in range(taken):
+            self.pop()
+
+    def add(self, time_ms: int, request_id: str) -> None:
+        """Put in one more, behind the others."""
+        self._fresh.append((time_ms, request_id))
+        if len(self._fresh) == 1:
+            self.settle()
+
+    def pop(self) -> Timed:
+        """Take out the one that was added first."""
+        if self._head:
+            self.taken += 1
+            first = self._head.popleft()
+        else:
+            first = self._fresh.popleft()
+        if not self._head:
+            self.settle()
+        else:
+            self.next_ms = self._head[0][0]
+        return first
+
+    def items(self) -> Iterator[Timed]:
+        """All of them, in order."""
+        yield from self._head
+        for _, data in self._rocks.scan(self._head_key + b"\0", after(self._prefix)):
+            yield from _decode_timed(data)
+        yield from self._fresh
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.items())
+
+    def settle(self) -> None:
+        """Have the first at hand."""
+        while not self._head and self._has_more:
+            self._next_chunk()
+        first = self._head or self._fresh
+        self.next_ms = first[0][0] if first else FOREVER
+
+    def write(self, into: Changes, commit: int) -> None:
+        """Add what changed to a batch; ``settle`` when that is written."""
+        into.update(dict.fromkeys(self._done))
+        self._done = []
+        if self._fresh:
+            into[self._prefix + number_bytes(commit)] = encode(list(self._fresh))
+            self._fresh.clear()
+            self._has_more = True
+
+    def _next_chunk(self) -> None:
+        if len(self._head_key) > len(self._prefix):
+            self._done.append(self._head_key)
+        self.taken = 0
+        for key, data in self._rocks.scan(self._head_key + b"\0", after(self._prefix)):
+            self._head_key = key
+            self._head.extend(_decode_timed(data))
+            return
+        self._has_more = False
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key after all that begin with a prefix of one byte."""
+    return bytes([prefix[0] + 1])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recsys.batches.outbox import Number
 from recsys.events import ACTIONS, EXAMPLES, FACTS, IMPRESSIONS
 from recsys.streams.dead_letters import DEAD_LETTERS, DeadLetters
 from recsys.streams.kafka import KafkaSink, KafkaSource
@@ -53,6 +54,12 @@ class KafkaEvents:
         wanted = [Partition(EXAMPLES, index) for index in range(self.num_partitions)]
         with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
             return source.position()
+
+    def last_examples(self, partitions: Sequence[int]) -> dict[int, Number | None]:
+        """What the last message of examples of each partition says of itself."""
+        wanted = [Partition(EXAMPLES, index) for index in partitions]
+        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+            return {partition.index: Number.of(message.headers) for partition, message in source.last().items()}
 
     def open_examples(self, partitions: Sequence[int], offsets: Mapping[int, int]) -> Source:
         """The joined examples of some partitions, each from an offset on."""

@@ -1,4 +1,8 @@
-"""Joiner actors: each joins a group of partitions, and keeps the features of their users."""
+"""Joiner actors: each joins a group of partitions, and keeps the features of their users.
+
+With Kafka their state is on disk, ``<run>/joiner``: a joiner goes on from its last commit, whatever the others go back
+to, since what it makes depends on its input alone. A checkpoint holds the state too, for a machine without that folder.
+"""
 
 import base64
 import secrets
@@ -9,28 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from recsys.batches.batches import Fed, StreamPosition
+from recsys.batches.disk_state import JoinerDisk
 from recsys.batches.examples import ExampleRows, decode_rows, encode_rows
 from recsys.batches.join import JoinConfig
 from recsys.batches.joined import JoinedStream, StreamTimes
+from recsys.batches.outbox import Outbox
 from recsys.batches.sampling import Sampler
-from recsys.events import END_PAYLOAD, EXAMPLES, EndMarker, decode_end
+from recsys.events import END_PAYLOAD, EndMarker, decode_end
 from recsys.features.declarations import Feature
+from recsys.features.extract import Extractor
 from recsys.features.state import FeatureChanges
 from recsys.runtime.actors import wait_for
 from recsys.runtime.events import Events, KafkaEvents, open_dead_letters
 from recsys.streams.sink import Sink
-from recsys.streams.source import Partition
 
 _LINGER_SECONDS = 0.1  # with little to read, messages of examples are made this seldom: each has a price of its own
 _FULL_POLL = 1_000
+_MAX_EVENTS = 4_000  # a poll and commit
 
 
 class JoinerActor:
     """Runs a JoinedStream. With Kafka it sends examples to their topic (``run``); without, workers ask (``poll``).
 
-    A lock keeps reading and questions apart: a publisher sees users and counts of one instant. What was emitted and may
-    not be in its topic yet, or not learned yet where there is no topic, is a part of the state: the joiner that goes on
-    sends it first, and a worker that takes another's place is handed it again.
+    A lock keeps reading and questions apart: a publisher sees users and counts of one instant. On its ``disk`` each
+    poll is one commit, and messages go through the outbox. Without a topic, what was emitted and may not be learned yet
+    is a part of the state: a worker that takes another's place is handed it again.
     """
 
     def __init__(
@@ -44,9 +51,11 @@ class JoinerActor:
         restored: Sequence[Mapping[str, Any]] = (),
         features_above: int = 0,
         sampler: Sampler | None = None,
+        disk: Path | None = None,
     ) -> None:
         self._events, self._folder = events, folder
         self._partitions = tuple(partitions)
+        self._disk = None if disk is None else _open_disk(disk, partitions, config, features)
         self._dead_letters = open_dead_letters(events, partitions, folder)
         self._stream = JoinedStream(
             events.open(partitions),
@@ -58,6 +67,7 @@ class JoinerActor:
             restored=restored,
             features_above=features_above,
             sampler=sampler,
+            disk=self._disk,
         )
         self._unsent = _unsent(restored, partitions)
         self._handed: list[tuple[int, bytes]] = []  # to workers, which may not have learned it
@@ -92,17 +102,15 @@ class JoinerActor:
 
     def run(self) -> None:
         """Join until every partition has ended, or ``stop``; examples go to their topic."""
-        assert isinstance(self._events, KafkaEvents)
-        open_partitions = set(self._partitions)
+        assert isinstance(self._events, KafkaEvents) and self._disk is not None
         with self._events.open_sink() as sink:
-            self._send(sink)
-            while open_partitions and not self._stopping:
+            outbox = Outbox(self._disk, self._events.last_examples(self._partitions))
+            self._send(outbox, sink)
+            while not (self._stream.ended or self._stopping):
                 started_at, read_before = time.monotonic(), self._stream.num_events
-                with self._lock:
-                    self._unsent = self._join(open_partitions, 0.05)
-                open_partitions -= {index for index, payload in self._unsent if payload == END_PAYLOAD}
-                self._send(sink)
-                if self._stream.num_events - read_before < _FULL_POLL:
+                self._join_and_commit(outbox)
+                self._send(outbox, sink)
+                if self._stream.num_events - read_before < _FULL_POLL and not self._stream.is_behind:
                     time.sleep(max(0.0, started_at + _LINGER_SECONDS - time.monotonic()))
 
     def stop(self) -> None:
@@ -140,12 +148,25 @@ class JoinerActor:
     def _join(self, only: Collection[int], timeout_seconds: float) -> list[tuple[int, bytes]]:
         return [(index, _payload(part)) for index, part in self._stream.poll(only, timeout_seconds)]
 
-    def _send(self, sink: Sink) -> None:
-        for index, payload in self._unsent:
-            sink.send(Partition(EXAMPLES, index), payload)
-        sink.flush()
+    def _join_and_commit(self, outbox: Outbox) -> None:
         with self._lock:
-            self._unsent = []
+            parts = self._stream.poll(self._partitions, 0.05, _MAX_EVENTS)
+            self._stream.commit(outbox.messages(parts))
+
+    def _send(self, outbox: Outbox, sink: Sink) -> None:
+        with self._lock:
+            waiting = outbox.unsent()
+        if waiting:
+            outbox.produce(sink, waiting)
+            with self._lock:
+                outbox.sent(waiting)
+
+    def close(self) -> None:
+        """Let go of source, dead letters and disk."""
+        self._stream.close()
+        self._dead_letters.close()
+        if self._disk is not None:
+            self._disk.close()
 
 
 class JoinerFeed:
@@ -190,6 +211,11 @@ class JoinerFeatures:
     def acknowledge(self, up_to: int) -> None:
         """See FeatureFeed."""
         wait_for(self._actor.acknowledge.remote(up_to))
+
+
+def _open_disk(folder: Path, partitions: Sequence[int], config: JoinConfig, features: Sequence[Feature]) -> JoinerDisk:
+    names, origin = Extractor(features).names, secrets.token_hex(8)
+    return JoinerDisk(folder, partitions, names, origin=origin, memory_mb=config.memory_mb, sync=config.sync)
 
 
 def _is_below(part: tuple[int, bytes], numbers: Mapping[int, int]) -> bool:

@@ -30,7 +30,14 @@ from recsys.sync.publisher import Published
 from recsys.training.archive import cut_archive
 from recsys.training.checkpoint import Checkpoints
 
-_HELD = ("redis", "kafka", "checkpoints", "predictions", "archive")  # by which a folder is known to hold a run
+_HELD = (
+    "redis",
+    "kafka",
+    "checkpoints",
+    "predictions",
+    "archive",
+    "joiner",
+)  # what a run leaves in its folder
 
 
 @dataclass(frozen=True)

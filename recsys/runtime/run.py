@@ -277,6 +277,7 @@ class OnlineRun:
                 self._begun.joiners,
                 above,
                 settings.sampler,
+                settings.folder / "joiner" if isinstance(self.events, KafkaEvents) else None,
                 threads=4,
                 placement=settings.placement.joiner,
             )

@@ -21,7 +21,7 @@ from recsys.runtime.joiner import JoinerActor
 from recsys.streams.kafka import KafkaSink
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.replay import replay
-from recsys.streams.source import Partition
+from recsys.streams.source import Headers, Partition
 
 NUM_PARTITIONS, NUM_IMPRESSIONS = 2, 9000
 BAD = {Partition("impressions", 1): [b"{", b"\xff"], Partition("facts", 0): [b'{"of":"user"}']}
@@ -45,24 +45,25 @@ def recorded() -> Iterator[tuple[str, Event]]:
 
 
 class LosingSink(KafkaSink):
-    """Stores what it is given at ``flush``, twice; then all is lost, as with a broker that dies."""
+    """Stores what it is given at ``flush``, twice, and half of the third; then all is lost: a joiner that is killed."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         super().__init__(bootstrap_servers)
-        self._waiting: list[tuple[Partition, bytes]] = []
+        self._waiting: list[tuple[Partition, bytes, Headers]] = []
         self._num_stored = 0
 
-    def send(self, partition: Partition, payload: bytes, key: bytes | None = None) -> None:
-        self._waiting.append((partition, payload))
+    def send(self, partition: Partition, payload: bytes, key: bytes | None = None, headers: Headers = ()) -> None:
+        self._waiting.append((partition, payload, headers))
 
     def flush(self) -> None:
-        if self._waiting and self._num_stored == 2:
-            raise ServiceError("the broker is gone")
-        for partition, payload in self._waiting:
-            super().send(partition, payload)
+        is_last = self._num_stored == 2 and len(self._waiting) > 1
+        for partition, payload, headers in self._waiting[: 1 if is_last else None]:
+            super().send(partition, payload, headers=headers)
         self._num_stored += bool(self._waiting)
         self._waiting = []
         super().flush()
+        if is_last:
+            raise ServiceError("the broker is gone")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,14 +92,15 @@ def events(tmp_path: Path) -> Iterator[KafkaEvents]:
 
 
 @contextmanager
-def joiner(events: KafkaEvents, folder: Path, *restored: dict[str, Any]) -> Iterator[JoinerActor]:
+def joiner(
+    events: KafkaEvents, folder: Path, *restored: dict[str, Any], disk: Path | None = None
+) -> Iterator[JoinerActor]:
     """A joiner of all partitions, without Ray."""
-    actor = JoinerActor(events, range(NUM_PARTITIONS), CONFIG, FEATURES, StreamTimes(), folder, restored)
+    actor = JoinerActor(events, range(NUM_PARTITIONS), CONFIG, FEATURES, StreamTimes(), folder, restored, disk=disk)
     try:
         yield actor
     finally:
-        actor._stream.close()
-        actor._dead_letters.close()
+        actor.close()
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
@@ -118,12 +120,11 @@ def messages(events: KafkaEvents) -> dict[int, list[bytes]]:
 
 
 def numbered(payloads: list[bytes]) -> dict[int, Row]:
-    """Examples by number, in the order in which they are new; none is missing, and one that comes again is the same."""
+    """Examples by number; each comes once, in order."""
     rows: dict[int, Row] = {}
     for part in [decode_rows(payload) for payload in payloads if payload != END_PAYLOAD]:
-        assert part.first <= len(rows)
-        for number, row in enumerate(part.rows.drop_columns(["read_at_ms"]).to_pylist(), part.first):
-            assert rows.setdefault(number, row) == row
+        assert part.first == len(rows)
+        rows.update(enumerate(part.rows.drop_columns(["read_at_ms"]).to_pylist(), part.first))
     return rows
 
 
@@ -147,25 +148,33 @@ def letters_of(events: KafkaEvents) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(240)
-def test_what_a_broker_has_lost_is_sent_again(events: KafkaEvents, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps_folder", [True, False])
+def test_a_joiner_that_dies_halfway_through_producing(events: KafkaEvents, tmp_path: Path, keeps_folder: bool) -> None:
+    """It goes on from its folder; or, where that is lost, from a state from before: each example is there once."""
     expected = undisturbed(events, tmp_path)
-    with joiner(LosingEvents(**vars(events)), tmp_path) as losing:
+    with joiner(events, tmp_path) as at_first:
+        state = through_json(at_first.state())
+    with joiner(LosingEvents(**vars(events)), tmp_path, disk=tmp_path / "joiner") as losing:
+        if not keeps_folder:
+            state = through_json(losing.state())
         with pytest.raises(ServiceError, match="the broker is gone"):
             losing.run()
-        state = through_json(losing.state())
+        emitted = sum(part["num_emitted"] for part in losing.state()["partitions"].values())
     stored = {index: numbered(payloads) for index, payloads in messages(events).items()}
-    emitted = sum(part["num_emitted"] for part in state["partitions"].values())
-    assert 0 < num_rows(stored) < emitted < num_rows(expected) == NUM_IMPRESSIONS
+    assert 0 < num_rows(stored) < emitted <= num_rows(expected) == NUM_IMPRESSIONS
 
-    for _ in range(2):  # the second time after a joiner that had come to the end, which nobody may have heard of
-        num_messages = {index: len(payloads) for index, payloads in messages(events).items()}
-        with joiner(events, tmp_path, state) as again:
+    folder = tmp_path / ("joiner" if keeps_folder else "another")
+    num_messages: dict[int, int] = {}
+    for _ in range(2):  # the second time after a joiner that had come to the end, whose end is in the topic
+        with joiner(events, tmp_path, state, disk=folder) as again:
             again.run()
             state = through_json(again.state())
         found = messages(events)
         assert {index: numbered(payloads) for index, payloads in found.items()} == expected
-        assert all(payloads[-1] == END_PAYLOAD and len(payloads) > num_messages[at] for at, payloads in found.items())
-        assert state["unsent"] == []
+        assert all(payloads.count(END_PAYLOAD) == 1 and payloads[-1] == END_PAYLOAD for payloads in found.values())
+        assert num_messages in ({}, {index: len(payloads) for index, payloads in found.items()})
+        num_messages = {index: len(payloads) for index, payloads in found.items()}
+        assert all(part["outbox"]["unsent"] == [] for part in state["partitions"].values())
         # set aside by four lives, counted in each and stored once
         letters = sorted((line["topic"], line["partition"], line["offset"]) for line in letters_of(events))
         assert letters == [("facts", 0, 0), ("impressions", 1, 0), ("impressions", 1, 1)]

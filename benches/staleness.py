@@ -31,7 +31,8 @@ from recsys.fields import build
 from recsys.models.recommender import Blueprint, Planned, Recommender
 from recsys.ps.dense import DENSE
 from recsys.rows.local import LocalRows
-from recsys.runtime.settings import OnlineConfig, build_blueprint
+from recsys.runtime.sections import OnlineConfig
+from recsys.runtime.settings import build_blueprint
 from recsys.streams.parquet import ParquetSource
 from recsys.training import metrics
 from recsys.training.fit import batches_of, join_recorded

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from recsys.rows.store import RowGroup, RowStore
-    from recsys.runtime.settings import TrainConfig
+    from recsys.runtime.sections import TrainConfig
     from recsys.training.fit import Joined
     from recsys.training.trainer import Trainer
 
@@ -25,7 +25,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
     Of an archive, or with ``order=recorded``: predict, then learn all of it as it came.
     """
     from recsys.fields import build
-    from recsys.runtime.settings import TrainConfig, build_blueprint
+    from recsys.runtime.sections import TrainConfig
+    from recsys.runtime.settings import build_blueprint
 
     settings = build(TrainConfig, config, "")
     blueprint = build_blueprint(config)

@@ -20,7 +20,8 @@ from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
 from recsys.models import MODELS
-from recsys.runtime.settings import TrainConfig, build_blueprint, build_layout, build_settings
+from recsys.runtime.sections import TrainConfig
+from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]

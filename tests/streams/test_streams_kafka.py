@@ -15,7 +15,7 @@ from kafka.errors import KafkaConnectionError
 from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.events import END_PAYLOAD, Action, Facts, Impression, decode
-from recsys.runtime.settings import start_of
+from recsys.runtime.sections import start_of
 from recsys.streams.kafka import KafkaSink, KafkaSource
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.partitioner import partition_of

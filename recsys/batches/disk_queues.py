@@ -33,7 +33,8 @@ _ABSENT: Any = object()
 class DiskEntries(Generic[K, V]):
     """A mapping, larger than memory. What is got and changed must be put again.
 
-    Kept ``as_objects``, what is used again and again is decoded once; otherwise once at each use.
+    What was used lately is held in a ``share`` of the memory: ``as_objects`` what is used again and again, so that it
+    is decoded once, otherwise as bytes.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class DiskEntries(Generic[K, V]):
         *,
         key_text: tuple[Callable[[K], str], Callable[[str], K]],
         coded: tuple[Callable[[V], bytes], Callable[[K, bytes], V]],
+        share: float = 0.5,
         as_objects: bool = False,
     ) -> None:
-        self._rocks, self._prefix, self._recent = rocks, prefix, rocks.recent
+        self._rocks, self._prefix, self._recent = rocks, prefix, rocks.recent(share)
         self._text_of, self._key_of = key_text
         self._encode, self._decode = coded
         self._as_objects = as_objects
@@ -56,14 +58,16 @@ class DiskEntries(Generic[K, V]):
         changed: V | None = self._changed.get(key, _ABSENT)
         if changed is not _ABSENT:
             return changed
-        raw = self._prefix + self._text_of(key).encode()
-        found: Any = self._recent.get(raw)
+        found: Any = self._recent.get(key)
         if found is None:
-            data = self._rocks.get(raw)
+            data = self._rocks.get(self._raw(key))
             if data is None:
                 return None
-            found = self._hold(raw, self._decode(key, data) if self._as_objects else data, data)
+            found = self._hold(key, self._decode(key, data) if self._as_objects else data, data)
         return found if self._as_objects else self._decode(key, found)
+
+    def _raw(self, key: K) -> bytes:
+        return self._prefix + self._text_of(key).encode()
 
     def __setitem__(self, key: K, value: V) -> None:
         self._changed[key] = value
@@ -86,17 +90,16 @@ class DiskEntries(Generic[K, V]):
     def write(self, into: Changes) -> None:
         """Add what changed to a batch."""
         for key, value in self._changed.items():
-            raw = self._prefix + self._text_of(key).encode()
             if value is None:
-                into[raw] = None
-                self._recent.drop(raw)
+                into[self._raw(key)] = None
+                self._recent.drop(key)
             else:
-                into[raw] = data = self._encode(value)
-                self._hold(raw, value if self._as_objects else data, data)
+                into[self._raw(key)] = data = self._encode(value)
+                self._hold(key, value if self._as_objects else data, data)
         self._changed.clear()
 
-    def _hold(self, raw: bytes, value: Any, data: bytes) -> Any:
-        self._recent.put(raw, value, len(data) * (_OBJECT_FACTOR if self._as_objects else 1))
+    def _hold(self, key: K, value: Any, data: bytes) -> Any:
+        self._recent.put(key, value, len(data) * (_OBJECT_FACTOR if self._as_objects else 1))
         return value
 
 
@@ -125,7 +128,9 @@ class DiskDeadlines:
         """Take out the earliest."""
         in_heap = self._heap and not (self._fresh and self._fresh[0] < self._heap[0])
         first = heapq.heappop(self._heap if in_heap else self._fresh)
-        self.settle()
+        self.next_ms = self._first_at_hand()
+        if self._closed_ms <= self.next_ms:
+            self.settle()
         return first
 
     def items(self) -> Iterator[Timed]:

@@ -5,7 +5,8 @@
     <folder>/partition-0003/    r request id        pending, early or emitted
                                 u user id           history
                                 d bucket, commit    deadlines: those of one second that one commit added
-                                f commit            what is to be forgotten, as one commit added it
+                                f commit            what was emitted and is to be forgotten, as one commit added it
+                                e commit            the same of what came early
                                 o sequence          messages that their topic may lack
                                 m                   positions of the inputs and all other numbers
     <folder>/facts-0/           p user id, i item id, m
@@ -36,7 +37,8 @@ from recsys.features.state import FactTable, FeatureState, History, Id, Versions
 from recsys.hashing import id_of_text, id_text
 
 FORMAT = 1
-_REQUESTS, _HISTORIES, _DEADLINES, _FORGETS, _OUTBOX, _ABOUT = b"r", b"u", b"d", b"f", b"o", b"m"
+_REQUESTS, _HISTORIES, _DEADLINES, _FORGETS, _EARLY_FORGETS = b"r", b"u", b"d", b"f", b"e"
+_OUTBOX, _ABOUT = b"o", b"m"
 _PROFILES, _ITEMS = b"p", b"i"
 Message = tuple[int, bytes]  # the number of the example that comes after it, and its payload
 
@@ -54,18 +56,20 @@ class PartitionDisk:
         self._rocks = Rocks(folder, memory, sync=sync)
         self.about = _read_about(self._rocks, folder)
         self._own: dict[str, Any] = (
-            self.about["own"] if self.about else {"origin": origin, "commits": 0, "sequence": 0, "taken": 0}
+            self.about["own"] if self.about else {"origin": origin, "commits": 0, "sequence": 0, "taken": [0, 0]}
         )
         self._said = encode(self.about)
         self._deadlines = DiskDeadlines(self._rocks, _DEADLINES)
-        self._forgets = DiskForgets(self._rocks, _FORGETS, self._own["taken"])
+        taken, early_taken = self._own["taken"]
+        self._forgets = DiskForgets(self._rocks, _FORGETS, taken)
+        self._early_forgets = DiskForgets(self._rocks, _EARLY_FORGETS, early_taken)
         self._requests: DiskEntries[str, Request] = DiskEntries(
             self._rocks, _REQUESTS, key_text=(str, str), coded=(_request_bytes, _request_reader(feature_names))
         )
         self.histories: DiskEntries[Id, History] = DiskEntries(
             self._rocks, _HISTORIES, key_text=(id_text, id_of_text), coded=_HISTORY, as_objects=True
         )
-        self.kept = JoinState(self._requests, self._deadlines, self._forgets)
+        self.kept = JoinState(self._requests, self._deadlines, self._forgets, self._early_forgets)
         outbox = self._rocks.scan(_OUTBOX, after(_OUTBOX))
         self._outbox: dict[int, Message] = {int.from_bytes(key[1:], "big"): tuple(decode(data)) for key, data in outbox}
         self._fresh: dict[int, Message] = {}  # of these, what is not on the disk yet
@@ -120,6 +124,7 @@ class PartitionDisk:
         self.histories.write(changes)
         self._deadlines.write(changes, self._own["commits"])
         self._forgets.write(changes, self._own["commits"])
+        self._early_forgets.write(changes, self._own["commits"])
         changes.update((_OUTBOX + number_bytes(sequence), None) for sequence in self._sent)
         for message in messages:
             self._own.update(sequence=self.sequence + 1, next=message[0])
@@ -134,11 +139,12 @@ class PartitionDisk:
 
     def _write(self, about: Mapping[str, Any], changes: Changes) -> None:
         self._own["commits"] += 1
-        self._own["taken"] = self._forgets.taken
+        self._own["taken"] = [self._forgets.taken, self._early_forgets.taken]
         self._said = changes[_ABOUT] = encode({**about, "own": self._own, "format": FORMAT})
         self._rocks.write(changes)
         self._deadlines.settle()
         self._forgets.settle()
+        self._early_forgets.settle()
 
     def close(self) -> None:
         """Let go of the folder."""

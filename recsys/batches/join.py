@@ -133,11 +133,16 @@ class Joiner:
             self.emitted_ms = time_ms
         if self.kept.forgets.next_ms < time_ms:
             self._forget(time_ms, limit)
+        if self.kept.early_forgets.next_ms < time_ms:
+            self._forget_early(time_ms, limit)
         return examples
 
     def is_behind(self, time_ms: int) -> bool:
         """Whether ``advance`` to a time has something left to do."""
-        return self.kept.deadlines.next_ms < time_ms or self.kept.forgets.next_ms < time_ms
+        kept = self.kept
+        return (
+            kept.deadlines.next_ms < time_ms or kept.forgets.next_ms < time_ms or kept.early_forgets.next_ms < time_ms
+        )
 
     def numbers(self) -> dict[str, Any]:
         """All that is to be known beside ``kept`` and the features."""
@@ -159,7 +164,7 @@ class Joiner:
             ],
             "early": [[id_, msgspec.to_builtins(known)] for id_, known in requests if isinstance(known, list)],
             "emitted": [[id_, known] for id_, known in requests if isinstance(known, int)],
-            "memory": list(self.kept.forgets.items()),
+            "memory": [*self.kept.forgets.items(), *self.kept.early_forgets.items()],
             **self.numbers(),
         }
 
@@ -170,7 +175,8 @@ class Joiner:
             if isinstance(known, Pending):
                 self.kept.deadlines.add(known.impression.time_ms + self.config.window_ms, request_id)
         for forget_ms, request_id in state["memory"]:
-            self.kept.forgets.add(forget_ms, request_id)
+            was_emitted = self.kept.requests.get(request_id) == forget_ms
+            (self.kept.forgets if was_emitted else self.kept.early_forgets).add(forget_ms, request_id)
         self.restore_numbers({"waiting": len(state["pending"]), **state})
 
     def _take_facts(self, event: Facts) -> list[Example]:
@@ -191,10 +197,11 @@ class Joiner:
         if known is not None and type(known) is not list:
             self.counts.duplicate_impressions += 1
             return []
-        pending = Pending(event, self._values_as_of(event))
+        history = self.features.history(event.user_id)
+        pending = Pending(event, self._values_as_of(event, history))
         self.counts.impressions += 1
         self.waiting += 1
-        self.features.count_impression(event.user_id, event.item_id, event.time_ms)
+        self.features.count_impression(event.user_id, event.item_id, event.time_ms, history)
         self.kept.requests[event.request_id] = pending
         self.kept.deadlines.add(event.time_ms + self.config.window_ms, event.request_id)
         examples = []
@@ -215,7 +222,7 @@ class Joiner:
             self.counts.actions_too_early += 1
             return []
         self.kept.requests[event.request_id] = [*early, event]
-        self._remember(event.request_id, event.time_ms)
+        self.kept.early_forgets.add(event.time_ms + self.config.remember_ms, event.request_id)
         return []
 
     def _join(self, action: Action, pending: Request | None) -> list[Example]:
@@ -239,11 +246,9 @@ class Joiner:
             return []
         return [self._emit(pending, action.time_ms)]
 
-    def _values_as_of(self, event: Impression) -> Values:
+    def _values_as_of(self, event: Impression, history: History) -> Values:
         features, at = self.features, event.time_ms
-        values = self.extractor.of_user(
-            event.user_id, features.history(event.user_id), features.profiles.as_of(event.user_id, at), at
-        )
+        values = self.extractor.of_user(event.user_id, history, features.profiles.as_of(event.user_id, at), at)
         values.update(self.extractor.of_item(event.item_id, features.items.as_of(event.item_id, at)))
         values.update(self.extractor.of_time(at))
         return values
@@ -254,7 +259,9 @@ class Joiner:
         self.waiting -= 1
         self.emitted_ms = max(self.emitted_ms, at_ms)
         impression = pending.impression
-        self.kept.requests[impression.request_id] = self._remember(impression.request_id, self.emitted_ms)
+        forget_ms = self.emitted_ms + self.config.remember_ms
+        self.kept.requests[impression.request_id] = forget_ms
+        self.kept.forgets.add(forget_ms, impression.request_id)
         return Example(
             request_id=impression.request_id,
             user_id=impression.user_id,
@@ -266,21 +273,21 @@ class Joiner:
             kinds=pending.kinds,
         )
 
-    def _remember(self, request_id: str, at_ms: int) -> int:
-        """Note an id; returns the time at which it is forgotten."""
-        forget_ms = at_ms + self.config.remember_ms
-        self.kept.forgets.add(forget_ms, request_id)
-        return forget_ms
-
     def _forget(self, time_ms: int, limit: int) -> None:
+        """Emitted ids: one that is known so is not known otherwise before it is forgotten."""
         requests, forgets = self.kept.requests, self.kept.forgets
         while forgets.next_ms < time_ms and limit > 0:
-            forget_ms, request_id = forgets.pop()
+            del requests[forgets.pop()[1]]
+            limit -= 1
+
+    def _forget_early(self, time_ms: int, limit: int) -> None:
+        """Actions whose impression has not come."""
+        requests, forgets = self.kept.requests, self.kept.early_forgets
+        while forgets.next_ms < time_ms and limit > 0:
+            _, request_id = forgets.pop()
             known = requests.get(request_id)
             if type(known) is list:
                 self.counts.actions_without_impression += len(known)
-                del requests[request_id]
-            elif known == forget_ms:  # not when an early action was noted before it
                 del requests[request_id]
             limit -= 1
 

@@ -2,7 +2,8 @@
 
 Of a request id it knows one of three things: an impression that waits for its label (``Pending``), actions that came
 before their impression (``Early``), or that its example was emitted, and until when that is remembered (``Emitted``).
-Beside these there are two queues: the ends of windows in time order, and what is to be forgotten in the order noted.
+Beside these there are three queues: the ends of windows in time order; and what is to be forgotten in the order noted,
+of what was emitted and of what came early.
 ``disk_state`` has the same on disk.
 """
 
@@ -121,3 +122,4 @@ class JoinState:
     requests: Requests = field(default_factory=lambda: dict[str, Request]())
     deadlines: Queue = field(default_factory=DeadlineQueue)
     forgets: Queue = field(default_factory=ForgetQueue)
+    early_forgets: Queue = field(default_factory=ForgetQueue)

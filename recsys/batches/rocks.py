@@ -28,11 +28,11 @@ class Recent:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_young_bytes = max_bytes // 2
-        self._young: dict[bytes, tuple[Any, int]] = {}
-        self._old: dict[bytes, tuple[Any, int]] = {}
+        self._young: dict[Any, tuple[Any, int]] = {}
+        self._old: dict[Any, tuple[Any, int]] = {}
         self._young_bytes = 0
 
-    def get(self, key: bytes) -> Any:
+    def get(self, key: Any) -> Any:
         """A value; None where it is not held."""
         found = self._young.get(key)
         if found is None:
@@ -42,23 +42,23 @@ class Recent:
             self.put(key, *found)
         return found[0]
 
-    def put(self, key: bytes, value: Any, num_bytes: int) -> None:
+    def put(self, key: Any, value: Any, num_bytes: int) -> None:
         """Hold a value that takes so many bytes."""
         before = self._young.get(key)
         self._young[key] = (value, num_bytes)
         if before is None:
-            self._young_bytes += len(key) + num_bytes + _ENTRY_BYTES
+            self._young_bytes += num_bytes + _ENTRY_BYTES
         else:
             self._young_bytes += num_bytes - before[1]
         if self._young_bytes > self._max_young_bytes:
             self._old, self._young, self._young_bytes = self._young, {}, 0
 
-    def drop(self, key: bytes) -> None:
+    def drop(self, key: Any) -> None:
         """Hold it no longer."""
         self._old.pop(key, None)
         before = self._young.pop(key, None)
         if before is not None:
-            self._young_bytes -= len(key) + before[1] + _ENTRY_BYTES
+            self._young_bytes -= before[1] + _ENTRY_BYTES
 
 
 class RocksMemory:
@@ -69,9 +69,9 @@ class RocksMemory:
         self._bytes, self._num = int(memory_mb * 2**20), num_databases
         self._blocks = Cache(max(2**20, self._bytes // 4))
 
-    def recent(self) -> Recent:
-        """One database's share of what was used lately."""
-        return Recent(self._bytes // 2 // self._num)
+    def recent(self, share: float) -> Recent:
+        """A share of what one database may hold of what was used lately."""
+        return Recent(int(share * self._bytes / 2 / self._num))
 
     def options(self) -> Options:
         """How to open one database."""
@@ -100,7 +100,7 @@ class Rocks:
         self, folder: Path, memory: RocksMemory, *, sync: bool = False, patience_seconds: float = _OPEN_SECONDS
     ) -> None:
         self._folder = folder
-        self.recent = memory.recent()
+        self.recent = memory.recent
         folder.mkdir(parents=True, exist_ok=True)
         self._rows = self._opened(memory.options(), time.monotonic() + patience_seconds)
         write = WriteOptions()

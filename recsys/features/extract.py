@@ -115,7 +115,7 @@ def _encoder(feature: Feature) -> Encoder:
 
     def ids_of(values: Sequence[Any]) -> list[int]:
         if index is None:
-            return [value if type(value) is int else id_of(value) for value in values]
+            return list(values) if set(map(type, values)) == {int} else [id_of(value) for value in values]
         return [index[word] for word in values if word in index]
 
     def encode_number(value: Any) -> float:

@@ -182,9 +182,12 @@ class FeatureState:
         (self.profiles if of == "user" else self.items).put(id_, time_ms, facts)
         self._changed.note(of, id_)
 
-    def count_impression(self, user_id: Id, item_id: Id, time_ms: int) -> None:
-        """The user was shown something; call it after the features of that impression were taken."""
-        history = self.history(user_id)
+    def count_impression(self, user_id: Id, item_id: Id, time_ms: int, history: History | None = None) -> None:
+        """The user was shown something; call it after the features of that impression were taken.
+
+        ``history`` is the user's, where it is at hand.
+        """
+        history = history or self.history(user_id)
         history.show(time_ms, item_id, self.keep_items)
         self.put_history(user_id, history)
 

@@ -9,6 +9,7 @@ TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream chaos fuzz-rows fuzz-stream test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness calibration chaos fuzz-rows test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +54,10 @@ bench-stream: install ## measure reading events and examples from Kafka beside a
 	$(BIN)/python -m benches.stream $(ARGS)
 
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
+calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
+	$(BIN)/python -m benches.calibration $(ARGS)
+
+chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 

@@ -2,8 +2,8 @@
 
 ::
 
-    archive/hour=2026-01-31T12/worker-0000-from-000000000124-0.parquet
-    archive/.worker-0000-from-000000004711-0.arrow       being written; hidden from those who read the folder
+    archive/hour=2026-01-31T12/worker-0000-000017.parquet   the eighteenth file of that worker
+    archive/.worker-0000-000018.arrow                       being written; hidden from those who read the folder
 
 A row is a joined example with its ``step``, its ``worker`` and its ``position`` in that worker's batch: in that order
 they are the order of training, each exactly once. The hour is the one in which an example was emitted, in UTC: that is
@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, count, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +61,7 @@ class Archive:
 
     def __init__(self, folder: Path, features: Sequence[Feature], *, worker: int = 0, min_rows: int = 0) -> None:
         self._folder, self._features, self._worker, self._min_rows = folder, features, worker, min_rows
+        self._next_file = _next_number(folder, worker)
         self._open: _Begun | None = None
         self._sealing: Future[int] | None = None
         self._background = ThreadPoolExecutor(1, thread_name_prefix="archive")
@@ -75,7 +76,7 @@ class Archive:
                 if self._open is not None and self._is_whole(self._open, hour):
                     self._end()
                 if self._open is None:
-                    self._open = _Begun(self._folder, part.schema, self._worker, step)
+                    self._open = self._begin(part.schema)
                 self._open.add(part, hour)
 
     def flush(self) -> None:
@@ -96,6 +97,12 @@ class Archive:
             return True
         is_due = begun.num_rows >= self._min_rows or time.monotonic() - begun.at > _PATIENCE_SECONDS
         return hour != begun.hour and is_due
+
+    def _begin(self, schema: pa.Schema) -> "_Begun":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f".worker-{self._worker:04}-{self._next_file:06}.arrow"
+        self._next_file += 1
+        return _Begun(path, schema)
 
     def _end(self) -> None:
         """Finish the open file; one at a time is set out."""
@@ -125,9 +132,8 @@ class Archive:
 class _Begun:
     """A hidden Arrow file that rows are appended to."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, worker: int, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = _new_path(folder, f".worker-{worker:04}-from-{step:012}")
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
         self.hour = -1  # of the rows added last
         self.num_rows, self.at = 0, time.monotonic()
         self._file = self.path.open("xb")
@@ -214,10 +220,11 @@ def _described(features: Sequence[Feature]) -> str:
     return json.dumps([{field: getattr(feature, field) for field in made_of} for feature in features])
 
 
-def _new_path(folder: Path, name: str) -> Path:
-    """The first of ``name-0.arrow``, ``name-1.arrow``, … that neither is there nor was set out."""
-    taken = {path.stem.removeprefix(".") for path in (*_files(folder), *folder.glob(".worker-*.arrow"))}
-    return next(folder / f"{name}-{number}.arrow" for number in count() if f"{name[1:]}-{number}" not in taken)
+def _next_number(folder: Path, worker: int) -> int:
+    """The number of a worker's next file: looked for once a start, as an archive may have thousands of them."""
+    begun = folder.glob(f".worker-{worker:04}-*.arrow")
+    written = folder.glob(f"hour=*/worker-{worker:04}-*.parquet")
+    return 1 + max((int(path.stem.split("-")[2]) for path in (*begun, *written)), default=-1)
 
 
 def _hour_edges(rows: pa.RecordBatch | pa.Table) -> list[int]:

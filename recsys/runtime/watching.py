@@ -224,14 +224,15 @@ class Watch:
         self._metrics.recovered(recovery.seconds)
 
     def _with_what_is_kept(self, run: OnlineRun, saver: Saver, error: Exception) -> Exception:
-        """Save what can be, and say in the error where it is; a run that never began has nothing to save."""
+        """Save what can be, and say in the error where it is; a run that has not begun has nothing new to save."""
         folder = self._settings.folder
-        if not run.training:
+        if not (run.training or self._checkpoints.names()):
             return error
         try:
-            ray.wait(run.stop(), num_returns=len(run.training))
-            self._settle()
-            self.saved = saver.save()
+            if run.training:
+                ray.wait(run.stop(), num_returns=len(run.training))
+                self._settle()
+                self.saved = saver.save()
             kept = f"what was learned is in {folder}: go on with resume={folder}"
         except (RecsysError, ray.exceptions.RayError) as also:
             kept = f"nothing more could be saved ({also}); the last checkpoint is {self._checkpoints.names()[-1:]}"

@@ -62,12 +62,14 @@ class Killer:
     def __init__(self, cluster: LoopbackCluster, checkpoints: Path, kills: Sequence[Kill], draw: random.Random) -> None:
         self._cluster, self._checkpoints, self._draw = cluster, checkpoints, draw
         self.left, self.killed = list(kills), list[Killed]()
-        self._old: set[int] = set()  # actors of earlier runs, and of before the last kill
+        self._others: set[int] = set()  # actors of runs, and of drivers, before this one
+        self._seen: set[int] = set()  # and those of before the last kill
         self._at, self._newest = 0.0, -1  # of the last kill: its time, and the newest checkpoint that was begun
 
     def follow(self, job: "subprocess.Popen[bytes]") -> None:
         """Kill what is to be killed of a job that was just started, until it ends; a driver is the last of its job."""
-        self._old |= set(actors_of(self._cluster))
+        self._others |= set(actors_of(self._cluster))
+        self._seen |= self._others
         while job.poll() is None:
             if self.killed and self.killed[-1].step_back is None:
                 self._note_return()
@@ -86,7 +88,7 @@ class Killer:
 
     def _is_time(self, kill: Kill) -> bool:
         if kill.moment == "recovery":
-            if not any(name.startswith(f"ray::{kill.sign}") for name in self._new_actors().values()):
+            if not any(name.startswith(f"ray::{kill.sign}") for name in self._actors_since(self._seen).values()):
                 return False
             time.sleep(kill.at)
             return True
@@ -104,7 +106,7 @@ class Killer:
 
     def _carry_out(self, kill: Kill, job: "subprocess.Popen[bytes]") -> bool:
         """Whether something was killed."""
-        names = self._new_actors()
+        names = self._actors_since(self._seen if kill.moment == "recovery" else self._others)
         victims = self._victims(kill, names, job)
         if victims and kill.moment == "checkpoint":
             self._wait_for_files(kill.at, job)
@@ -115,25 +117,27 @@ class Killer:
             where = "recovery" if self.killed else "start"
         elif kill.moment == "checkpoint" or is_being_written(self._checkpoints):
             where = f"checkpoint after {newest_file(self._checkpoints)}"
-        ended = [name for pid in victims if (name := names.get(pid)) is not None and _is_actor(name)]
+        ended = [name for pid in victims if _is_actor(name := names.get(pid, ""))]
         shards = sum(name.startswith("ray::RowShard") for name in ended)
         now = reached(self._checkpoints)
         self.killed.append(Killed(kill.victim, where, len(ended), shards, now.step))
         self._at, self._newest = time.monotonic(), max([*map(_number_of, _begun(self._checkpoints)), now.number])
-        self._old |= set(names)
+        self._seen |= set(names)
         return True
 
     def _victims(self, kill: Kill, names: dict[int, str], job: "subprocess.Popen[bytes]") -> list[int]:
-        """Process ids: of a raylet, it and all that it has started, nobody is told."""
+        """Process ids: of a raylet on which the run has actors, it and all that it has started; nobody is told."""
         if kill.victim == "driver":
             return [job.pid]
         if kill.victim == "raylet":
-            return [pid for node in self._cluster.nodes if node.process.poll() is None for pid in processes_of(node)]
+            alive = [processes_of(node) for node in self._cluster.nodes if node.process.poll() is None]
+            used = [pids for pids in alive if any(_is_actor(names.get(pid, "")) for pid in pids)]
+            return self._draw.choice(used) if used else []
         found = [pid for pid, name in names.items() if name.startswith(f"ray::{kill.victim}")]
         return [self._draw.choice(found)] if found else []
 
-    def _new_actors(self) -> dict[int, str]:
-        return {pid: name for pid, name in actors_of(self._cluster).items() if pid not in self._old}
+    def _actors_since(self, known: set[int]) -> dict[int, str]:
+        return {pid: name for pid, name in actors_of(self._cluster).items() if pid not in known}
 
     def _wait_for_files(self, share: float, job: "subprocess.Popen[bytes]") -> None:
         """Returns as soon as a share of a checkpoint's files is there, of a checkpoint that is begun from now on."""

@@ -8,8 +8,8 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream chaos fuzz-rows fuzz-stream test check format requirements
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness calibration chaos fuzz-rows test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos fuzz-rows \
+        fuzz-stream test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,14 +50,15 @@ bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes)
 	$(BIN)/python -m jobs.prepare data=ml_latest_small
 	$(BIN)/python -m benches.staleness $(ARGS)
 
-bench-stream: install ## measure reading events and examples from Kafka beside a bare consumer (3 minutes) -> runs/bench/stream.json
+bench-stream: install ## measure reading, joining and learning from Kafka beside bare peers (10 minutes) -> runs/bench/stream.json
+	test -e data/ml100k/manifest.json || $(BIN)/python -m jobs.prepare data=ml100k
 	$(BIN)/python -m benches.stream $(ARGS)
+	$(BIN)/python -m benches.online
 
-chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 
-chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
+chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 

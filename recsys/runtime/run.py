@@ -4,6 +4,7 @@ A run begins at a ``Start``: a checkpoint, that of its own beginning included. W
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from recsys.errors import ConfigError
 from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows, wait_all
 from recsys.rows.store import StreamPosition
-from recsys.runtime.actors import ActorDied, Placement, start_actor, wait_for
+from recsys.runtime.actors import ActorDied, Placement, has_died, start_actor, wait_for
 from recsys.runtime.events import Events, KafkaEvents
 from recsys.runtime.joiner import JoinerActor
 from recsys.runtime.publishing import PublisherActor
@@ -86,12 +87,6 @@ class OnlineRun:
         done, _ = ray.wait(everything, num_returns=len(everything), timeout=patience_seconds)
         return list(done)
 
-    @property
-    def still_training(self) -> bool:
-        """Whether a worker still runs."""
-        done, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
-        return len(done) < len(self.training)
-
     def stop(self) -> list[Any]:
         """Ask joiners and workers to stop; returns what the workers answer when they have."""
         for actor in (*self.joiners, *self.workers):
@@ -142,9 +137,9 @@ class OnlineRun:
         wait_for(self._publisher.set_workers.remote(self.workers))
 
     def expect_workers(self, shard: int) -> None:
-        """Tell a shard that was made anew who takes part now."""
+        """Tell a shard that was made anew who takes part now; who has died is to be replaced, and does too."""
         done, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
-        members = {worker: 1 for worker, answer in enumerate(self.training) if answer not in done}
+        members = {w: 1 for w, answer in enumerate(self.training) if answer not in done or has_died(answer)}
         self.store.shards[shard].call("regroup", members)()
 
     def _taken_by(self, worker: int) -> tuple[int, StreamPosition] | None:
@@ -167,11 +162,15 @@ class OnlineRun:
     # --- what is told of it
 
     def delays_ms(self) -> np.ndarray:
-        """Milliseconds from an event's reading to its effect in Redis, one an example."""
+        """Milliseconds from reading an event to its effect in Redis, one an example; none of a worker that is gone."""
         return np.concatenate([*self._past_delays_ms, self._delays_of(self.workers)])
 
     def _delays_of(self, workers: Sequence[Any]) -> np.ndarray:
-        return np.concatenate([wait_for(worker.delays_ms.remote()) for worker in workers])
+        known = [np.empty(0)]
+        for asked in [worker.delays_ms.remote() for worker in workers]:
+            with suppress(ActorDied):
+                known.append(wait_for(asked))
+        return np.concatenate(known)
 
     def join_counts(self) -> dict[str, int]:
         """What became of the events, over all joiners."""

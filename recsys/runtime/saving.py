@@ -12,7 +12,7 @@ from typing import Any
 from recsys.ps.client import wait_all
 from recsys.ps.routing import merge_snapshots
 from recsys.rows.store import DENSE, Cursor, Snapshot, StreamPosition
-from recsys.runtime.actors import wait_for
+from recsys.runtime.actors import ActorDied, wait_for
 from recsys.runtime.events import KafkaEvents
 from recsys.runtime.metrics import RunMetrics
 from recsys.runtime.run import OnlineRun
@@ -52,8 +52,7 @@ class Saver:
         name, folder = self._checkpoints.begin()
         held: list[Held] = self._run.store.at_one_step([(name, cursor) for cursor in base.cursors], "hold")
         step = self._run.store.step
-        for answer in [worker.logged.remote(step) for worker in self._run.workers]:
-            wait_for(answer)
+        self._have_logged(step)
         parts = wait_all([shard.call("write", folder, name) for shard in self._run.store.shards])
         state = self._state(step, held, states)
         dense = merge_snapshots([Snapshot((0,), {DENSE: part.dense}) for part in held if part.dense]).groups[DENSE]
@@ -79,6 +78,15 @@ class Saver:
         age = time.monotonic() - self.saved_at
         self._metrics.checkpoint_age(age)
         return age
+
+    def _have_logged(self, step: int) -> None:
+        """Have every worker's predictions up to a step in its file; in ``available`` none of one that is gone."""
+        for answer in [worker.logged.remote(step) for worker in self._run.workers]:
+            try:
+                wait_for(answer)
+            except ActorDied:
+                if self._run.settings.recovery.mode == "exact":
+                    raise
 
     def _base(self) -> "_Base":
         """What the next checkpoint adds to: this run's own last one, unless it is time for a whole one."""

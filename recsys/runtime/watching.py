@@ -138,9 +138,7 @@ class Watch:
         """Look, save and mend until the stream has ended, the time is up, or Ctrl-C."""
         until = None if self._settings.max_minutes is None else self._started_at + 60 * self._settings.max_minutes
         try:
-            while run.still_training and (until is None or time.monotonic() < until):
-                for answer in run.ended(_LOOK_SECONDS):
-                    self._see_off(run, answer)
+            while self._still_training(run) and (until is None or time.monotonic() < until):
                 if self._settings.recovery.mode == "available":
                     self._see_to_lost_shards(run)
                 self._follow_workers_file(run)
@@ -150,6 +148,13 @@ class Watch:
             pass  # the user has seen enough: finish as at the end of a stream
         for answer in run.stop():
             wait_for(answer)
+
+    def _still_training(self, run: OnlineRun) -> bool:
+        """See off who has ended by now; whether a worker has not, or another has taken its place."""
+        done = run.ended(_LOOK_SECONDS)
+        for answer in done:
+            self._see_off(run, answer)
+        return any(answer not in done for answer in run.training)
 
     def _save_in_the_background(self, saver: Saver) -> None:
         """Take note of a checkpoint that is there, and begin the next when it is time."""

@@ -197,6 +197,9 @@ def judge(result: Result, folder: Path, expected: Path | None) -> None:
     if expected is not None:
         assert summary["examples_lost"] == 0, f"{summary['examples_lost']} examples lost"
         assert_same_rows(checkpoint.rows, load_checkpoint(expected / "checkpoints").rows)
+    if result.mode == "available" and all(k.victim in ACTORS and k.where != "recovery" for k in result.killed):
+        modes = {recovery["mode"] for recovery in summary["recoveries"]}
+        assert modes <= {"available"}, "everything went back, where one actor alone should have returned"
     may_lose = sum(
         killed.shards * ((checkpoint.step if killed.step_back is None else killed.step_back) - killed.step)
         for killed in result.killed

@@ -1,7 +1,7 @@
 """Online learning and batch learning of the same stream: the archive gives the run again, and warm starts go on."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from recsys.batches.examples import to_batch
 from recsys.errors import ConfigError
 from recsys.models.recommender import Recommender
 from recsys.rows.local import LocalRows
-from recsys.runtime.cluster import ray_session
 from recsys.runtime.online import train_online
 from recsys.runtime.settings import OnlineSettings, build_settings
 from recsys.runtime.summary import summarize
@@ -25,13 +24,8 @@ from recsys.training.predictions import read_predictions
 from recsys.training.slices import OF, write_seen
 from recsys.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("ray_is_up")
 _LIMIT = 600
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_is_up() -> Iterator[None]:
-    with ray_session():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def learned(settings: OnlineSettings) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def online(settings: Callable[..., OnlineSettings]) -> OnlineSettings:
+def online(settings: Callable[..., OnlineSettings], ray_is_up: None) -> OnlineSettings:
     """A finished run of one worker over two shards."""
     run = settings("online", f"replay.limit={_LIMIT}")
     learned(run)

@@ -304,8 +304,9 @@ class Scraped:
         self._thread.join()
 
 
+@pytest.mark.long  # it is what make cluster runs
 @needs_kafka
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_an_online_run_through_separate_servers(cluster: LoopbackCluster, tmp_path: Path) -> None:
     data = tmp_path / "data" / "ml100k"
     write_films(data, num_users=20, num_items=30, num_impressions=600)

@@ -1,6 +1,5 @@
 """Through shared memory a worker's steps are what they are through Ray, and nothing of it is left behind."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from recsys.rows.store import RowGroup, Snapshot
 from recsys.runtime import near as near_module
 from recsys.runtime.actors import wait_for
 from recsys.runtime.bells import Answer, Bell, Door
-from recsys.runtime.cluster import ray_session
 from recsys.runtime.lanes import PUSH, READ, Lane, LaneLost
 from recsys.runtime.near import NearShard, near
 from recsys.runtime.shards import Begin, start_shards
@@ -26,12 +24,7 @@ GROUPS = [
     RowGroup(name="item", width=3, optimizer=Adam(learning_rate=0.1), num_rows=5000),
     RowGroup(name="rare", width=2, optimizer=Adagrad(learning_rate=0.1), admission=FrequencyAdmission(occurrences=4)),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_is_up() -> Iterator[None]:
-    with ray_session():
-        yield
+pytestmark = pytest.mark.usefixtures("ray_is_up")
 
 
 def left_behind() -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.errors import ServiceError
 from recsys.events import ACTIONS, FACTS, IMPRESSIONS
-from recsys.runtime.cluster import ray_session
-from recsys.runtime.events import KafkaEvents
+from recsys.runtime.events import KafkaEvents, ParquetEvents
 from recsys.runtime.latest import open_redis
 from recsys.runtime.online import train_online
 from recsys.runtime.replaying import send_paced
+from recsys.runtime.services import services
 from recsys.runtime.settings import OnlineSettings, Topology, build_settings
 from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
 from recsys.runtime.watching import Progress
@@ -31,12 +31,7 @@ from recsys.training.checkpoint import load_checkpoint
 from recsys.training.predictions import read_predictions
 
 needs_kafka = pytest.mark.skipif(kafka_unavailable() is not None, reason=str(kafka_unavailable()))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_is_up() -> Iterator[None]:
-    with ray_session():
-        yield
+pytestmark = pytest.mark.usefixtures("ray_is_up")
 
 
 @pytest.fixture
@@ -162,11 +157,16 @@ def test_what_sampling_leaves_out_is_counted_and_what_is_learned_stays_calibrate
     assert summary["calibration"] == pytest.approx(1, abs=0.25)
 
 
-def test_auto_says_why_it_reads_files(settings: Callable[..., OnlineSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_says_why_it_reads_files(
+    settings: Callable[..., OnlineSettings], films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("recsys.runtime.services.kafka_unavailable", lambda: "neither KAFKA_HOME nor Maven is there")
-    summary, _, said = trained_on(settings("source=auto", "replay.limit=200"))
-    assert (summary["source"], summary["examples"]) == ("files", 200)
-    assert any("neither KAFKA_HOME nor Maven" in line for line in said)
+    said: list[str] = []
+    with services(settings("source=auto", "replay.limit=200"), open_prepared(films), said.append) as running:
+        assert (running.source, type(running.events())) == ("files", ParquetEvents)
+    assert said == [
+        "source=auto: reading the same events from files, because neither KAFKA_HOME nor Maven is there",
+    ]
 
 
 def test_a_full_table_leaves_out_ids_that_it_can_not_hold(settings: Callable[..., OnlineSettings]) -> None:

@@ -1,10 +1,12 @@
 """What actors and the job note reaches Prometheus: scraped over HTTP from the Ray node, as values."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import metrics_targets, ray_session, write_metrics_targets
 from recsys.runtime.metrics import METRICS, SECONDS, RunMetrics, ShardMetrics, WorkerMetrics
 
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60
+Samples = dict[tuple[str, ...], float]
 LINE = re.compile(r"ray_(recsys_\w+?)(_bucket|_count)?\{(.*)\} (\S+)")
 
 
@@ -37,33 +41,40 @@ def noting() -> type:
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, ...], float]]:
-    """Every sample of ours, by (name, label=value, …), once two actors and the job have noted theirs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "500")
-        with ray_session():
-            run = RunMetrics()
-            run.checkpointed(2.5, 0.25, 123_456)
-            run.checkpoint_age(4.0)
-            run.recovered(6.5)
-            run.lost_steps(3)
-            RunMetrics().lost_steps(2)  # another part of the job adds to the same
-            actors = [start_actor(noting()) for _ in range(2)]
-            wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
-            path = tmp_path_factory.mktemp("run") / "metrics.json"
-            write_metrics_targets(path)
-            [group] = json.loads(path.read_text())
-            assert group == {"labels": {"job": "ray"}, "targets": metrics_targets()}
-            [target] = group["targets"]
-            assert target.startswith("127.0.0.1:")
-            yield samples_once_complete(target)
+def scraped() -> Samples:
+    """Every sample of ours, from a Ray that nobody else has noted anything on."""
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "500"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {tuple(key): value for key, value in json.loads(done.stdout)}
 
 
-def samples_once_complete(target: str) -> dict[tuple[str, ...], float]:
-    """What Prometheus would read, once every metric is there for whoever has it."""
+def scrape() -> Samples:
+    """Every sample by (name, label=value, …), once two actors and the job have noted theirs."""
+    with ray_session():
+        run = RunMetrics()
+        run.checkpointed(2.5, 0.25, 123_456)
+        run.checkpoint_age(4.0)
+        run.recovered(6.5)
+        run.lost_steps(3)
+        RunMetrics().lost_steps(2)  # another part of the job adds to the same
+        actors = [start_actor(noting()) for _ in range(2)]
+        wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
+        [target] = metrics_targets()
+        return samples_once_complete(target)
+
+
+def samples_once_complete(target: str) -> Samples:
+    """What Prometheus has read, over all answers, once every metric was in one for whoever has it."""
+    samples: Samples = {}
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        samples = parsed(urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode())
+        samples |= parsed(urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode())
         series = {key[:2] for key in samples}
         missing = [key for key in wanted_series() if key not in series]
         if not missing:
@@ -81,7 +92,7 @@ def wanted_series() -> list[tuple[str, ...]]:
     ]
 
 
-def parsed(text: str) -> dict[tuple[str, ...], float]:
+def parsed(text: str) -> Samples:
     """Samples by name and our own labels; of a histogram, ``le`` is one, and the count has none."""
     samples = {}
     for line in text.splitlines():
@@ -93,7 +104,7 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
     return samples
 
 
-def test_histograms_count_in_the_right_buckets(scraped: dict[tuple[str, ...], float]) -> None:
+def test_histograms_count_in_the_right_buckets(scraped: Samples) -> None:
     for shard in ("shard=0", "shard=1"):
         assert scraped["recsys_pull_seconds", shard, "count"] == 3
         assert scraped["recsys_pull_seconds", shard, "le=0.001"] == 0
@@ -126,9 +137,7 @@ def test_histograms_count_in_the_right_buckets(scraped: dict[tuple[str, ...], fl
         ("recsys_lost_steps_total", None, 5),
     ],
 )
-def test_counters_and_gauges(
-    name: str, number: str | None, value: float, scraped: dict[tuple[str, ...], float]
-) -> None:
+def test_counters_and_gauges(name: str, number: str | None, value: float, scraped: Samples) -> None:
     assert scraped[(name, number) if number else (name,)] == value
 
 
@@ -147,6 +156,15 @@ def test_to_note_a_value_takes_microseconds_with_or_without_a_ray() -> None:
     assert (time.perf_counter() - started) / 2000 < 100e-6
 
 
-def test_a_file_of_targets_is_all_or_nothing(tmp_path: Path, scraped: dict[tuple[str, ...], float]) -> None:
-    write_metrics_targets(tmp_path / "metrics.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+def test_a_file_of_targets_is_all_or_nothing(tmp_path: Path, ray_is_up: None) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics_targets(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+    [group] = json.loads(path.read_text())
+    assert group == {"labels": {"job": "ray"}, "targets": metrics_targets()}
+    [target] = group["targets"]
+    assert target.startswith("127.0.0.1:")
+
+
+if __name__ == "__main__":
+    print(json.dumps(list(scrape().items())))

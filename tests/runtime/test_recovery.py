@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from killing import kill
 
 from recsys.embedded.kafka import kafka_unavailable
 from recsys.errors import ConfigError, ServiceError
-from recsys.runtime.cluster import ray_session
 from recsys.runtime.online import Trained, train_online
 from recsys.runtime.settings import OnlineSettings, build_settings
 from recsys.runtime.summary import summarize
@@ -26,12 +26,7 @@ from recsys.training.checkpoint import Checkpoint, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_kafka = pytest.mark.skipif(kafka_unavailable() is not None, reason=str(kafka_unavailable()))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_is_up() -> Iterator[None]:
-    with ray_session():
-        yield
+pytestmark = pytest.mark.usefixtures("ray_is_up")
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +61,17 @@ def check_redis(trained: Trained, summary: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(settings: Callable[..., OnlineSettings]) -> dict[int, tuple[OnlineSettings, Checkpoint]]:
+def undisturbed(settings: Callable[..., OnlineSettings]) -> Callable[[int], tuple[OnlineSettings, Checkpoint]]:
     """By number of workers: a run to whose end nothing happened."""
-    found = {}
-    for workers in (1, 2):
+
+    @cache
+    def of(workers: int) -> tuple[OnlineSettings, Checkpoint]:
         its = settings(f"undisturbed-{workers}", f"workers={workers}")
         summary, checkpoint = run(its)
         assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
-        found[workers] = its, checkpoint
-    return found
+        return its, checkpoint
+
+    return of
 
 
 @pytest.mark.timeout(280)
@@ -82,14 +79,14 @@ def undisturbed(settings: Callable[..., OnlineSettings]) -> dict[int, tuple[Onli
     ("name", "workers", "victim"),
     [
         ("shard", 2, "RowShard"),
-        ("worker", 2, "WorkerActor"),
+        pytest.param("worker", 2, "WorkerActor", marks=pytest.mark.long),
         pytest.param("joiner", 1, "JoinerActor", marks=pytest.mark.long),
         pytest.param("publisher", 1, "Publish", marks=pytest.mark.long),
     ],
 )
 def test_exact_whoever_is_killed(
     settings: Callable[..., OnlineSettings],
-    undisturbed: dict[int, tuple[OnlineSettings, Checkpoint]],
+    undisturbed: Callable[[int], tuple[OnlineSettings, Checkpoint]],
     name: str,
     workers: int,
     victim: str,
@@ -99,13 +96,13 @@ def test_exact_whoever_is_killed(
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
     assert [recovery["mode"] for recovery in summary["recoveries"]] == ["exact"]
     assert summary["recoveries"][0]["seconds"] > 0
-    assert_same_run((its, checkpoint), undisturbed[workers])
+    assert_same_run((its, checkpoint), undisturbed(workers))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(280)
 def test_exact_twice_and_during_recovery(
-    settings: Callable[..., OnlineSettings], undisturbed: dict[int, tuple[OnlineSettings, Checkpoint]]
+    settings: Callable[..., OnlineSettings], undisturbed: Callable[[int], tuple[OnlineSettings, Checkpoint]]
 ) -> None:
     its = settings("twice", "workers=1", "store.shards=2")
 
@@ -131,7 +128,7 @@ kill("RowShard", -1, {os.getpid()})
     summary, checkpoint = run(its, Once(500, kill_again_as_it_recovers))
     assert [another.wait() for another in others] == [0]
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
-    assert_same_run((its, checkpoint), undisturbed[1])
+    assert_same_run((its, checkpoint), undisturbed(1))
 
 
 @pytest.mark.timeout(280)
@@ -251,14 +248,13 @@ def test_a_full_disk_does_not_stop_the_run(settings: Callable[..., OnlineSetting
 @needs_kafka
 @pytest.mark.timeout(600)
 def test_a_killed_driver_is_resumed_by_the_same_command(
-    settings: Callable[..., OnlineSettings],
-    undisturbed: dict[int, tuple[OnlineSettings, Checkpoint]],
+    undisturbed: Callable[[int], tuple[OnlineSettings, Checkpoint]],
     films: Path,
     tmp_path: Path,
 ) -> None:
     """SIGKILL of the job, Kafka, Redis and Ray with it; the replay into Kafka goes on where it was cut off."""
     command = [
-        sys.executable, "-m", "jobs.online", f"data.folder={films}", "source=kafka", "workers=1",
+        sys.executable, "-m", "jobs.online", f"data.folder={films}", "source=kafka", "workers=2",
         "replay.events_per_second=400", *QUICK,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -280,4 +276,4 @@ def test_a_killed_driver_is_resumed_by_the_same_command(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
     assert summary["parity_max_abs_error"] <= 1e-5
-    assert_same_rows(load_checkpoint(checkpoints).rows, undisturbed[1][1].rows)
+    assert_same_rows(load_checkpoint(checkpoints).rows, undisturbed(2)[1].rows)

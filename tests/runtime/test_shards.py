@@ -1,7 +1,6 @@
 """The parameter server on Ray: the same answers as rows in this process, and the same errors."""
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Adagrad, Adam
 from recsys.rows.store import RowGroup, RowStore, Snapshot
 from recsys.runtime.actors import ActorDied, has_died, start_actor, wait_for
-from recsys.runtime.cluster import ray_session
 from recsys.runtime.shards import Begin, RowShard, start_shards
 
 GROUPS = [
@@ -25,9 +23,8 @@ GROUPS = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RowStore]:
-    with ray_session():
-        yield ShardedRows(GROUPS, start_shards(GROUPS, 2))
+def server(ray_is_up: None) -> RowStore:
+    return ShardedRows(GROUPS, start_shards(GROUPS, 2))
 
 
 def test_many_random_calls_answer_as_rows_in_this_process(server: RowStore) -> None:
@@ -70,7 +67,7 @@ def test_errors_come_out_as_they_went_in(server: RowStore) -> None:
         server.push({"user": (np.array([1]), np.full((1, 4), np.nan, np.float32))}, 0)
 
 
-def test_a_dead_actor_is_a_service_error() -> None:
+def test_a_dead_actor_is_a_service_error(ray_is_up: None) -> None:
     actor = start_actor(RowShard, GROUPS, 0, 1, Begin(start=Snapshot((0,), {})))
     with pytest.raises(DataError, match="row key 50 is outside"):  # raised there, caught here
         wait_for(actor.run.remote("pull", {"item": np.array([50])}))
@@ -81,7 +78,7 @@ def test_a_dead_actor_is_a_service_error() -> None:
             time.sleep(0.05)
 
 
-def test_what_keeps_an_actor_from_being_made_is_said_and_no_death() -> None:
+def test_what_keeps_an_actor_from_being_made_is_said_and_no_death(ray_is_up: None) -> None:
     """Another in its place would meet it too: nobody recovers from that."""
     actor = start_actor(RowShard, GROUPS, 0, 1, Begin(start=Snapshot((0,), {}), checkpoints="/nowhere", name="none"))
     answer = actor.ready.remote()

@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos fuzz-rows \
         fuzz-stream test check format requirements
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-joining chaos fuzz-rows test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +60,10 @@ calibration: install ## calibration of what learned from samples of one stream o
 	$(BIN)/python -m benches.calibration $(ARGS)
 
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
+bench-joining: install ## measure the joiner with its state in memory and on disk (2 minutes) -> runs/bench/joining.json
+	$(BIN)/python -m benches.joining $(ARGS)
+
+chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 

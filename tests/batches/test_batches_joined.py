@@ -27,6 +27,7 @@ from joined_timeline import (
 )
 
 from recsys.batches.examples import example_schema, to_rows
+from recsys.batches.join import ActionKind, JoinConfig
 from recsys.batches.joined import JoinedStream, StreamTimes
 from recsys.batches.merge import FOREVER
 from recsys.events import (
@@ -400,3 +401,21 @@ def test_an_example_says_when_the_event_that_made_it_final_was_read() -> None:
                 rows = part.rows.select(["request_id", "read_at_ms"]).to_pylist()
                 read_at.update((row["request_id"], row["read_at_ms"]) for row in rows)
     assert read_at == {"liked": 1_000_000, "not": 1_008_000, "last": 1_010_000}
+
+
+@pytest.mark.parametrize(("late_ms", "is_joined"), [(2000, True), (2001, False)])
+def test_what_is_later_than_allowed_is_set_aside_and_counted(late_ms: int, is_joined: bool) -> None:
+    config = JoinConfig(actions={"like": ActionKind(window_seconds=60, final=True)}, allowed_lateness_seconds=2)
+    late = Action("a", 1, "like", 9_000 - late_ms)
+    lists: Lists = {
+        Partition(IMPRESSIONS, 0): [Impression("a", 1, 2, 5_000), Impression("b", 1, 2, 9_000), END],
+        Partition(ACTIONS, 0): [Action("b", 1, "like", 9_000), late, END],
+    }
+    stream, sink = joined_stream(MemorySource(lists), 1, config=config)
+    rows = {row["request_id"]: (row["emitted_ms"], row["label"]) for row in drain(stream)[0]}
+    assert rows == {"a": (9_000, 1.0) if is_joined else (65_000, 0.0), "b": (9_000, 1.0)}
+    counts = stream.counts()
+    assert (counts["late_events"], counts["events_too_late"]) == (1, not is_joined)
+    reasons = [line["reason"] for line in letters_of(sink)]
+    told = "actions: too late: 2.001 s after its partition, allowed_lateness_seconds is 2"
+    assert reasons == [] if is_joined else reasons == [told]

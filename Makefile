@@ -10,7 +10,6 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos fuzz-rows \
         fuzz-stream test check format requirements
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-joining chaos fuzz-rows test check format requirements
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,16 +53,13 @@ bench-staleness: install ## what stale reads cost on ml_latest_small (4 minutes)
 bench-stream: install ## measure reading, joining and learning from Kafka beside bare peers (10 minutes) -> runs/bench/stream.json
 	test -e data/ml100k/manifest.json || $(BIN)/python -m jobs.prepare data=ml100k
 	$(BIN)/python -m benches.stream $(ARGS)
+	$(BIN)/python -m benches.joining
 	$(BIN)/python -m benches.online
 
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
-bench-joining: install ## measure the joiner with its state in memory and on disk (2 minutes) -> runs/bench/joining.json
-	$(BIN)/python -m benches.joining $(ARGS)
-
-chaos: install ## kill runs at random, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: an hour)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 

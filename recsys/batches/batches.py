@@ -15,6 +15,7 @@ from recsys.errors import DataError
 from recsys.events import EXAMPLES, EndMarker, decode_end
 from recsys.features.declarations import Feature
 from recsys.streams.source import Partition, Record, Source
+from recsys.streams.unread import seconds_since
 
 _MAX_QUEUED = 20_000  # examples of one partition held while another is waited for
 _GATHERED = 8_192  # examples that are brought into their order at once, in however many batches
@@ -47,12 +48,30 @@ class TopicFeed:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.partitions = tuple(partition.index for partition in source.partitions)
+        # (number after the last example, when the event behind the first was read), of messages perhaps not learned
+        self._in_hand: dict[int, deque[tuple[int, int]]] = {index: deque() for index in self.partitions}
 
     def poll(self, only: Collection[int], timeout_seconds: float = 0.1) -> list[Fed]:
         """See ExampleFeed."""
         wanted = [Partition(EXAMPLES, index) for index in only]
         records = self._source.next_batch(64, timeout_seconds, wanted)
-        return [(record.partition.index, _decoded(record), record.offset) for record in records]
+        fed = [(record.partition.index, _decoded(record), record.offset) for record in records]
+        for index, part, _ in fed:
+            if isinstance(part, ExampleRows) and part.rows.num_rows:
+                read_at_ms = part.rows.column("read_at_ms")[0].as_py()
+                self._in_hand[index].append((part.first + part.rows.num_rows, read_at_ms))
+        return fed
+
+    def lag_seconds(self, position: StreamPosition, now: float) -> dict[int, float]:
+        """By partition, how long the first example beyond a position waits: since its event was read by the joiner
+        where it is in hand, since its message was written where it is not read yet."""
+        since_ms = {partition.index: at for partition, at in self._source.unread_since_ms().items()}
+        for index, messages in self._in_hand.items():
+            while messages and messages[0][0] <= position[index][1]:
+                messages.popleft()
+            if messages:
+                since_ms[index] = messages[0][1]
+        return {index: seconds_since(since_ms.get(index), now) for index in self.partitions}
 
 
 class _Read:

@@ -20,6 +20,7 @@ from recsys.streams.dead_letters import DeadLetters, Place
 from recsys.streams.event_batches import is_batch, rows_of
 from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition, Record, Source
+from recsys.streams.unread import Lag, seconds_since
 
 _MAX_QUEUED = 5_000  # events of one partition held while another is waited for
 _MAX_EXAMPLES = 5_000  # of one partition that a poll returns, and a few more
@@ -134,9 +135,27 @@ class JoinedStream:
         """Where reading would go on."""
         return self._events.position()
 
-    def lag(self) -> int:
-        """Messages there and not yet read, and events read that still wait for an earlier one."""
-        return sum(self._events.lag().values()) + self._num_queued
+    def lag(self) -> dict[int, Lag]:
+        """By partition, events that are not joined yet: unread ones, and those that wait for an earlier one.
+
+        Their seconds are since the oldest unread one was written, or the oldest waiting one was read. Facts of a
+        partition count as its own, though every joiner reads all.
+        """
+        unread, since_ms, now = self._events.lag(), self._events.unread_since_ms(), self._clock()
+        lag = {index: Lag(0, 0.0) for index in self.partitions}
+        for partition, number in unread.items():
+            if partition.index in lag:
+                lag[partition.index] += Lag(number, seconds_since(since_ms.get(partition), now))
+        for index, merge in self._merges.items():
+            for waiting in [merge.first(partition) for partition in merge.partitions]:
+                lag[index] += Lag(0, 0.0 if waiting is None else now - waiting[2])
+            lag[index] += Lag(sum(map(merge.queued, merge.partitions)), 0.0)
+        return lag
+
+    @property
+    def num_emitted(self) -> dict[int, int]:
+        """Examples that became final, by partition."""
+        return dict(self._num_emitted)
 
     @property
     def _num_queued(self) -> int:

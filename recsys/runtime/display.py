@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from recsys.runtime.lag import furthest_behind, total_lag
 from recsys.runtime.watching import Progress
 
 _LINE_SECONDS = 5.0
@@ -56,13 +57,14 @@ def _table(title: str, progress: Progress) -> Table:
 
 
 def _cells(progress: Progress) -> list[tuple[str, str]]:
-    since = progress.last_sync_seconds_ago
+    since, lag = progress.last_sync_seconds_ago, total_lag(progress.lag)
     cells = [
         ("time", f"{progress.seconds:.0f} s"),
         ("events", f"{progress.events:,}"),
         ("events/s", f"{progress.events_per_second:,.0f}"),
         ("examples learned", f"{progress.examples:,}"),
-        ("lag", f"{progress.lag:,}"),
+        ("lag", f"{lag.events:,}"),
+        ("lag of partitions", furthest_behind(progress.lag) or "none"),
         ("progressive AUC", f"{progress.auc:.4f}"),
         ("calibration", f"{progress.calibration:.3f}"),
         ("rows", f"{progress.rows:,}"),

@@ -130,14 +130,13 @@ class JoinerActor:
             self._stream.features.acknowledge(up_to)
 
     def status(self) -> dict[str, Any]:
-        """Counts, lag and event clock, for the progress display."""
+        """Counts, and by partition lag and examples emitted, for the progress display."""
         with self._lock:
             self._dead_letters.flush()
             return {
-                **self._stream.counts(),
-                "events": self._stream.num_events,
+                "counts": {**self._stream.counts(), "events": self._stream.num_events},
                 "lag": self._stream.lag(),
-                "time_ms": self._stream.time_ms,
+                "emitted": self._stream.num_emitted,
             }
 
     def state(self) -> dict[str, Any]:

@@ -6,10 +6,13 @@ for a pull or a push, which are two): Ray adds up in the process, and hands over
 every value as the middle of its bucket, so look at quantiles, not at ``_sum / _count``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
+
+from recsys.streams.unread import Lag
 
 # 0.1 ms to 50 s, at 1, 2, 5 of each power of ten.
 SECONDS = tuple(float(f"{digit}e{power}") for power in range(-4, 2) for digit in (1, 2, 5))
@@ -21,7 +24,7 @@ class Described:
 
     kind: Literal["counter", "gauge", "histogram"]
     text: str
-    label: Literal["shard", "worker"] | None = None
+    label: Literal["shard", "worker", "partition"] | None = None
 
 
 METRICS = {
@@ -39,7 +42,8 @@ METRICS = {
     "recsys_step_seconds": Described("histogram", "time of one training step", "worker"),
     "recsys_wait_seconds": Described("histogram", "time of one step spent waiting for the parameter server", "worker"),
     "recsys_examples_total": Described("counter", "examples learned", "worker"),
-    "recsys_lag_events": Described("gauge", "events that wait in the stream", "worker"),
+    "recsys_lag_events": Described("gauge", "events not joined and examples not learned yet", "partition"),
+    "recsys_lag_seconds": Described("gauge", "how long the first of them has waited", "partition"),
     "recsys_checkpoint_age_seconds": Described("gauge", "time since the last checkpoint"),
     "recsys_checkpoint_seconds": Described("gauge", "time that the last checkpoint took"),
     "recsys_checkpoint_pause_seconds": Described("gauge", "time for which it kept workers waiting"),
@@ -91,7 +95,6 @@ class WorkerMetrics:
         self._step_seconds = noted.histogram("recsys_step_seconds")
         self._wait_seconds = noted.histogram("recsys_wait_seconds")
         self._examples = noted.counter("recsys_examples_total")
-        self._lag_events = noted.gauge("recsys_lag_events")
 
     def step(self, seconds: float, waited_seconds: float, examples: int) -> None:
         """A step is done; ``waited_seconds`` of it went by waiting for the parameter server."""
@@ -99,9 +102,20 @@ class WorkerMetrics:
         self._wait_seconds.observe(float(waited_seconds))
         _add(self._examples, examples)
 
-    def lag(self, events: int) -> None:
-        """So many events wait in the stream."""
-        self._lag_events.set(float(events))
+
+class LagMetrics:
+    """How far behind each partition is; the job itself notes it, who knows of all stages."""
+
+    def __init__(self) -> None:
+        noted = _Noted("partition")
+        self._events = noted.gauge("recsys_lag_events")
+        self._seconds = noted.gauge("recsys_lag_seconds")
+
+    def lag(self, lag: Mapping[int, Lag]) -> None:
+        """So much waits in each partition."""
+        for partition, (events, seconds) in lag.items():
+            self._events.set(float(events), {"partition": str(partition)})
+            self._seconds.set(float(seconds), {"partition": str(partition)})
 
 
 class RunMetrics:

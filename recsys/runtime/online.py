@@ -21,7 +21,7 @@ from recsys.ps.client import ShardedRows
 from recsys.rows.first_use import compile_kernels
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.latest import mark_served
-from recsys.runtime.run import OnlineRun
+from recsys.runtime.run import OnlineRun, join_counts
 from recsys.runtime.services import Say, Services, services
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import check_start_from, first_start, resumed_start
@@ -116,7 +116,7 @@ def _trained(
         delays_ms=run.delays_ms(),
         store=run.store,
         features=[FeatureState.from_json(dict(state["features"])) for state in watch.saved.state.joiners],
-        join_counts=run.join_counts(),
+        join_counts=join_counts(run.joiner_status()),
         unknown_ids=watch.saved.state.about["unknown_ids"],
         recoveries=watch.recoveries,
         lost_steps=watch.lost_steps,

@@ -172,13 +172,9 @@ class OnlineRun:
                 known.append(wait_for(asked))
         return np.concatenate(known)
 
-    def join_counts(self) -> dict[str, int]:
-        """What became of the events, over all joiners."""
-        total: dict[str, int] = {}
-        for joiner in self.joiners:
-            for name, count in wait_for(joiner.status.remote()).items():
-                total[name] = total.get(name, 0) + count
-        return total
+    def joiner_status(self) -> list[dict[str, Any]]:
+        """Every joiner's own account."""
+        return [wait_for(asked) for asked in [joiner.status.remote() for joiner in self.joiners]]
 
     def worker_status(self) -> list[dict[str, Any]]:
         """Every worker's own account; of one that is to be replaced, none."""
@@ -314,3 +310,12 @@ class OnlineRun:
             )
             for worker in range(self.num_workers)
         ]
+
+
+def join_counts(joiners: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What became of the events, over all joiners."""
+    total: dict[str, int] = {}
+    for look in joiners:
+        for name, count in look["counts"].items():
+            total[name] = total.get(name, 0) + count
+    return total

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from recsys.datasets.audit import audit
 from recsys.features.state import FeatureState
 from recsys.hashing import Floats
 from recsys.models.recommender import Recommender
+from recsys.runtime.lag import total_lag
 from recsys.runtime.online import Trained
 from recsys.runtime.watching import Progress
 from recsys.serving import Lookup, Ranker
@@ -59,6 +60,8 @@ def summarize(trained: Trained) -> dict[str, Any]:
         "unknown_ids": trained.unknown_ids,
         "recoveries": [asdict(recovery) for recovery in trained.recoveries],
         "lost_steps": trained.lost_steps,
+        "lag_events_max": max(total_lag(look.lag).events for look in trained.history),
+        "lag_seconds_max": max(total_lag(look.lag).seconds for look in trained.history),
         "events_per_s": last.events / trained.seconds,
         "auc_last_half": last_half["auc"],
         "auc_baseline_last_half": baseline.over_last(0.5)["auc"],
@@ -195,8 +198,16 @@ def write_run_report(path: Path, trained: Trained, summary: dict[str, Any]) -> N
                 },
             ),
             *_slice_plots(by_slice(predictions)),
-            _over_time("Rows", "rows", trained.history, "rows"),
-            _over_time("Lag", "events and examples not learned yet", trained.history, "lag"),
+            _over_time("Rows", "rows", trained.history, lambda look: look.rows),
+            _over_time(
+                "Lag", "events and examples not learned yet", trained.history, lambda look: total_lag(look.lag).events
+            ),
+            _over_time(
+                "Lag in seconds",
+                "s that the first of them waits, in the partition furthest behind",
+                trained.history,
+                lambda look: total_lag(look.lag).seconds,
+            ),
             _delays(trained),
         ],
     )
@@ -221,9 +232,9 @@ def _slice_plots(slices: Mapping[str, Slice]) -> list[Plot]:
     ]
 
 
-def _over_time(title: str, label: str, history: Sequence[Progress], name: str) -> Plot:
+def _over_time(title: str, label: str, history: Sequence[Progress], value: Callable[[Progress], float]) -> Plot:
     seconds = [look.seconds for look in history]
-    return Plot(title, "seconds", label, {name: (seconds, [getattr(look, name) for look in history])})
+    return Plot(title, "seconds", label, {title.lower(): (seconds, [value(look) for look in history])})
 
 
 def _delays(trained: Trained) -> Plot:

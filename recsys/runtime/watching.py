@@ -6,7 +6,7 @@ exactly.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +16,22 @@ import ray
 
 from recsys.errors import ConfigError, RecsysError, ServiceError
 from recsys.runtime.actors import ActorDied, has_died, wait_for
+from recsys.runtime.cluster import write_metrics_targets
 from recsys.runtime.events import Events
+from recsys.runtime.lag import lag_by_partition
 from recsys.runtime.latest import mark_served
-from recsys.runtime.metrics import RunMetrics
-from recsys.runtime.run import OnlineRun, Start
+from recsys.runtime.metrics import LagMetrics, RunMetrics
+from recsys.runtime.run import OnlineRun, Start, join_counts
 from recsys.runtime.saving import Saved, Saver
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import start_at
+from recsys.streams.unread import Lag
 from recsys.sync.publisher import published_versions
 from recsys.training.checkpoint import Checkpoints
 
 _LOOK_SECONDS = 0.5
 WORKERS_FILE = "workers"  # in a run's folder: how many there shall be
+METRICS_TARGETS = "metrics_targets.json"  # beside it: where Prometheus finds what the run notes
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Progress:
     events: int
     examples: int
     events_per_second: float
-    lag: int
+    lag: Mapping[int, Lag]  # by partition
     auc: float
     calibration: float
     rows: int
@@ -82,7 +86,7 @@ class Watch:
         self.saved: Saved
         self._started_at = time.monotonic()
         self._problem = ""
-        self._metrics = RunMetrics()
+        self._metrics, self._lag_metrics = RunMetrics(), LagMetrics()
         self._what_died = ""
         self._made_again_at: dict[int, int] = {}  # by shard
         self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
@@ -130,6 +134,7 @@ class Watch:
         if not self._checkpoints.names():
             self.saved = saver.save()
         self._begun()
+        write_metrics_targets(self._settings.folder / METRICS_TARGETS)
         run.begin()
         if died_at is not None:
             self._note_recovery("exact", self._what_died, run.store.look()[0]["applied"], died_at)
@@ -267,16 +272,19 @@ class Watch:
         on_progress(self.history[-1])
 
     def _look(self, run: OnlineRun, saver: Saver) -> Progress:
-        joined, trained = run.join_counts(), run.worker_status()
+        joiners, trained = run.joiner_status(), run.worker_status()
+        joined = join_counts(joiners)
         published = run.published_status()
         seconds = time.monotonic() - self._started_at
-        examples = sum(num for _, num in run.store.shards[0].call("position")().values())
+        learned = run.store.shards[0].call("position")()
+        lag = lag_by_partition(joiners, trained, learned)
+        self._lag_metrics.lag(lag)
         return Progress(
             seconds=seconds,
             events=joined["events"],
-            examples=examples,
+            examples=sum(number for _, number in learned.values()),
             events_per_second=joined["events"] / seconds,
-            lag=joined["lag"] + joined["examples"] - joined["examples_sampled_out"] - examples,
+            lag=lag,
             auc=_weighted("auc", trained),
             calibration=_weighted("calibration", trained),
             rows=sum(run.store.num_rows().values()),

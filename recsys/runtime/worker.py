@@ -70,8 +70,9 @@ class WorkerActor:
         shards = near(task.shards, recommender.groups)
         self._rows = WorkerRows(recommender.groups, shards, worker=task.worker, step=task.step)
         self._trainer = Trainer(recommender, self._rows, worker=task.worker, num_steps=task.step)
+        self._feed = _feed(task)
         self._batches = BatchStream(
-            _feed(task),
+            self._feed,
             task.blueprint.features,
             max_examples=task.max_examples,
             max_seconds=task.max_seconds,
@@ -208,9 +209,16 @@ class WorkerActor:
             "unknown_ids": self._num_unknown,
             "finished": self._finished,
             "time_ms": self._time_ms,
+            "lag_seconds": self._lag_seconds(),
             "auc": recent.get("auc", float("nan")),
             "calibration": recent.get("calibration", float("nan")),
         }
+
+    def _lag_seconds(self) -> dict[int, float]:
+        """By partition; asked by the thread that reads, for a consumer serves one alone. Joiners tell it of files."""
+        if isinstance(self._feed, TopicFeed):
+            return self._feed.lag_seconds(self._batches.position(), time.time())
+        return {}
 
 
 def _archive(task: Task) -> Archive | None:

@@ -20,6 +20,7 @@ from recsys.streams.kafka_client import (
 )
 from recsys.streams.sink import Sink
 from recsys.streams.source import Headers, Partition, Position, Record, Source, check_position
+from recsys.streams.unread import UnreadSince
 
 _ALL = 2**31
 _POSITION_MS = 500
@@ -66,6 +67,7 @@ class KafkaSource(Source):
         self._clock = clock
         self._by_name = {topic_partition(partition): partition for partition in self.partitions}
         self._fetched: dict[Partition, deque[Any]] = {partition: deque() for partition in self.partitions}
+        self._unread = UnreadSince()
         self._next: Position = {}  # the offset after the last one delivered, or a later one that the client named
         self._held_back: set[Partition] = set()  # by the last call
         self._paused: set[Partition] = set()  # in the client
@@ -169,6 +171,7 @@ class KafkaSource(Source):
                 messages = [fetched.popleft() for _ in range(min(share, len(fetched)))]
                 records += [Record(partition, message.offset, message.value or b"") for message in messages]
                 self._next[partition] = messages[-1].offset + 1
+                self._unread.delivered(partition, messages[-1].timestamp)
             waiting = [partition for partition in waiting if self._fetched[partition]]
         return records
 
@@ -248,6 +251,10 @@ class KafkaSource(Source):
         if self._held_back:
             self._end |= self._ends(self._held_back)
         return {partition: max(0, self._known_end(partition) - offset) for partition, offset in self.position().items()}
+
+    def unread_since_ms(self) -> dict[Partition, int]:
+        fetched_ms = {partition: queue[0].timestamp for partition, queue in self._fetched.items() if queue}
+        return self._unread.look(self.lag(), fetched_ms)
 
     def _known_end(self, partition: Partition) -> int:
         return max(self._end[partition], self._consumer.highwater(topic_partition(partition)) or 0)

@@ -89,6 +89,11 @@ class Source(ABC):
         """Records that are there and not delivered, per partition (in Kafka a difference of offsets: an
         upper bound)."""
 
+    def unread_since_ms(self) -> dict[Partition, int]:
+        """When the oldest record not delivered was written (ms since 1970), of partitions with a lag where that is
+        known: files and lists do not say."""
+        return {}
+
     @abstractmethod
     def close(self) -> None:
         """Let go of files and connections; closing twice is harmless."""

@@ -46,6 +46,7 @@ from recsys.features.declarations import Feature
 from recsys.streams.event_batches import encode_events
 from recsys.streams.memory import EOF, PAUSE, MemorySource
 from recsys.streams.source import Partition
+from recsys.streams.unread import Lag
 
 EVENTS = timeline()
 
@@ -241,12 +242,16 @@ def test_only_the_partitions_asked_for_are_read() -> None:
     held_back = sum(
         len(items) for partition, items in lists.items() if partition.topic != FACTS and partition.index != 1
     )
-    assert stream.lag() == held_back
-    assert stream.poll([], 0) == [] and stream.lag() == held_back
+    assert num_behind(stream) == held_back
+    assert stream.poll([], 0) == [] and num_behind(stream) == held_back
     first = memory_stream(in_lists(EVENTS, 3), 3)
     assert {index: rows for index, rows in drain(first).items() if index != 1} == {
         index: rows for index, rows in drain_rest(stream).items() if index != 1
     }
+
+
+def num_behind(stream: JoinedStream) -> int:
+    return sum(lag.events for lag in stream.lag().values())
 
 
 def drain_rest(stream: JoinedStream) -> dict[int, list[Row]]:
@@ -262,13 +267,13 @@ def drain_rest(stream: JoinedStream) -> dict[int, list[Row]]:
 def test_lag_is_what_is_unread_and_what_waits_for_an_earlier_event() -> None:
     lists = in_lists([Impression(f"r{time}", 1, 2, time) for time in range(10)], 1, end=False)
     stream = memory_stream(lists)
-    assert stream.lag() == 10
+    assert num_behind(stream) == 10
     stream.poll([0], 0, max_events=4)
-    assert stream.lag() == 10  # four are held back by the actions, of which none came yet
+    assert num_behind(stream) == 10  # four are held back by the actions, of which none came yet
     lists[Partition(ACTIONS, 0)].append(Action("r0", 1, "like", 2))
     stream.poll([0], 0, max_events=1)
     counts = stream.counts()
-    assert stream.lag() == 11 - counts["impressions"] - counts["actions"]
+    assert num_behind(stream) == 11 - counts["impressions"] - counts["actions"]
     assert counts["impressions"] == 3  # 0, 1 and 2: at 2 the action may still have company
 
 
@@ -419,3 +424,27 @@ def test_what_is_later_than_allowed_is_set_aside_and_counted(late_ms: int, is_jo
     reasons = [line["reason"] for line in letters_of(sink)]
     told = "actions: too late: 2.001 s after its partition, allowed_lateness_seconds is 2"
     assert reasons == [] if is_joined else reasons == [told]
+
+
+class WrittenSource(MemorySource):
+    """A source that says when its oldest unread record was written."""
+
+    def __init__(self, lists: Lists) -> None:
+        super().__init__(lists)
+        self.since_ms: dict[Partition, int] = {}
+
+    def unread_since_ms(self) -> dict[Partition, int]:
+        return self.since_ms
+
+
+def test_lag_in_seconds_is_since_the_oldest_unread_was_written_or_the_oldest_waiting_was_read() -> None:
+    lists = in_lists([Impression(f"r{time}", 1, 2, time) for time in range(10)], 1, end=False)
+    source, clock = WrittenSource(lists), Clock()
+    stream, _ = joined_stream(source, 1, clock=clock)
+    source.since_ms = {Partition(IMPRESSIONS, 0): int(1000 * clock()) - 1500}
+    assert stream.lag() == {0: Lag(10, pytest.approx(1.5))}
+    stream.poll([0], 0)
+    source.since_ms = {}
+    clock.seconds += 7.0
+    assert stream.lag() == {0: Lag(10, pytest.approx(7.0))}  # read, and held back by the actions since then
+    assert stream.num_emitted == {0: 0}

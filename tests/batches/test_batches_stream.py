@@ -294,3 +294,19 @@ def test_a_partition_without_users_does_not_stop_the_batches() -> None:
     lists[Partition(IMPRESSIONS, 0)].append(Impression("r5", 1, 2, 100_000))
     batches = [cut.batch for _ in range(3) for cut in stream.poll(0)]
     assert [list(batch.request_ids) for batch in batches] == [["r0", "r1"], ["r2", "r3"]]
+
+
+def test_the_topic_tells_how_long_the_first_example_beyond_a_position_waits() -> None:
+    """Messages in hand by when their events were read; a message that only carries time on makes nobody wait."""
+    at, messages = Partition(EXAMPLES, 0), []
+    for first, number, read_at_ms in ((0, 2, 1000), (2, 0, 0), (2, 3, 2000), (5, 1, 3000)):
+        examples = [
+            Example(f"r{n}", 1, 2, n, n, 0.0, {"item": [n]}, read_at_ms=read_at_ms)
+            for n in range(first, first + number)
+        ]
+        messages.append(encode_rows(to_rows(examples, SCHEMA, first, first)))
+    feed = TopicFeed(MemorySource({at: messages}))
+    assert feed.lag_seconds({0: (0, 0)}, 5.0) == {0: 0.0}
+    assert len(feed.poll([0], 0)) == 4
+    for learned, seconds in ((0, 4.0), (1, 4.0), (2, 3.0), (4, 3.0), (5, 2.0), (6, 0.0)):
+        assert feed.lag_seconds({0: (0, learned)}, 5.0) == {0: seconds}, learned

@@ -30,7 +30,7 @@ def test_every_query_is_one_of_metrics_that_are_exported(title: str, query: str)
         assert (part == "_bucket") == (metric.kind == "histogram"), query  # its sum is a guess of Ray's
         if metric.kind != "gauge" and "Steps lost" not in title:
             assert f"rate(ray_{name}{part}[$__rate_interval])" in query
-        for label in re.findall(r"\b(shard|worker)\b", re.sub(r"ray_\w+", "", query)):
+        for label in re.findall(r"\b(shard|worker|partition)\b", re.sub(r"ray_\w+", "", query)):
             assert metric.label == label, query
 
 

@@ -16,6 +16,7 @@ from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.errors import ServiceError
 from recsys.events import ACTIONS, FACTS, IMPRESSIONS
+from recsys.runtime.cluster import metrics_targets
 from recsys.runtime.events import KafkaEvents, ParquetEvents
 from recsys.runtime.latest import open_redis
 from recsys.runtime.online import train_online
@@ -27,6 +28,7 @@ from recsys.runtime.watching import Progress
 from recsys.serving import Lookup, Ranker
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
+from recsys.streams.unread import Lag
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.predictions import read_predictions
 
@@ -71,7 +73,10 @@ def test_kafka_and_files_give_the_same_learning_and_redis_the_same_scores(
     assert summary["rows"] == sum(load_checkpoint_rows(through_kafka.folder).values())
     assert 0 < summary["sync_delay_ms_p50"] <= summary["sync_delay_ms_p99"]
     assert shown[-1].examples == 3000
-    assert shown[-1].lag == 0
+    assert shown[-1].lag == dict.fromkeys(range(4), Lag(0, 0.0))
+    assert summary["lag_events_max"] > 0 and 0 < summary["lag_seconds_max"] < 60
+    [group] = json.loads((through_kafka.folder / "metrics_targets.json").read_text())
+    assert group["targets"] == metrics_targets()
     assert json.loads((through_kafka.folder / "summary.json").read_text())["versions"]["ray"]
     page = (through_kafka.folder / "report.html").read_text()
     assert all(plot in page for plot in ("AUC over the stream", "AUC by slice", "Normalised entropy by slice"))

@@ -14,7 +14,8 @@ import pytest
 
 from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import metrics_targets, ray_session, write_metrics_targets
-from recsys.runtime.metrics import METRICS, SECONDS, RunMetrics, ShardMetrics, WorkerMetrics
+from recsys.runtime.metrics import METRICS, SECONDS, LagMetrics, RunMetrics, ShardMetrics, WorkerMetrics
+from recsys.streams.unread import Lag
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60
@@ -35,7 +36,6 @@ def noting() -> type:
             shard.state(applied_step=9, queued_parts=2, staleness_steps=1, rows=1000 + number, bytes=64_000)
             worker.step(0.02, 0.003, 64)
             worker.step(0.03, 0.003, 36)
-            worker.lag(12)
 
     return Noting
 
@@ -62,6 +62,7 @@ def scrape() -> Samples:
         run.checkpoint_age(4.0)
         run.recovered(6.5)
         run.lost_steps(3)
+        LagMetrics().lag({0: Lag(12, 0.5), 1: Lag(0, 0.0)})
         RunMetrics().lost_steps(2)  # another part of the job adds to the same
         actors = [start_actor(noting()) for _ in range(2)]
         wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
@@ -99,7 +100,7 @@ def parsed(text: str) -> Samples:
         if match := LINE.fullmatch(line):
             name, part, labels, value = match.groups()
             found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            own = [f"{label}={found[label]}" for label in ("shard", "worker", "le") if label in found]
+            own = [f"{label}={found[label]}" for label in ("shard", "worker", "partition", "le") if label in found]
             samples[(name, *own, *(["count"] if part == "_count" else []))] = float(value)
     return samples
 
@@ -128,7 +129,9 @@ def test_histograms_count_in_the_right_buckets(scraped: Samples) -> None:
         ("recsys_queued_parts", "shard=1", 2),
         ("recsys_staleness_steps", "shard=1", 1),
         ("recsys_examples_total", "worker=0", 100),
-        ("recsys_lag_events", "worker=0", 12),
+        ("recsys_lag_events", "partition=0", 12),
+        ("recsys_lag_seconds", "partition=0", 0.5),
+        ("recsys_lag_seconds", "partition=1", 0),
         ("recsys_checkpoint_age_seconds", None, 4.0),
         ("recsys_checkpoint_seconds", None, 2.5),
         ("recsys_checkpoint_pause_seconds", None, 0.25),

@@ -149,6 +149,21 @@ def test_start_at_a_time_between_two_messages(servers: str, topic: str) -> None:
             assert read(source, 1)[0] == first
 
 
+def test_the_oldest_unread_message_is_told_by_its_time(servers: str, topic: str) -> None:
+    partition, noon_ms = Partition(topic, 0), 1_769_860_800_000
+    with KafkaSink(servers) as sink:
+        for minute in range(3):
+            sink._producer.send(topic, b"%d" % minute, partition=0, timestamp_ms=noon_ms + 60_000 * minute)
+    with KafkaSource(servers, [partition, Partition(topic, 1)]) as source:
+        for minute in range(3):
+            payloads: list[bytes] = []
+            while not payloads:
+                payloads = [record.payload for record in source.next_batch(1)]  # type: ignore[misc]
+            assert payloads == [b"%d" % minute]
+            unread = {partition: noon_ms + 60_000 * (minute + 1)} if minute < 2 else {}
+            assert source.unread_since_ms() == unread
+
+
 def test_small_messages_and_large_ones_come_byte_for_byte(servers: str, topic: str) -> None:
     partition = Partition(topic, 0)
     sent = [b"\x00\xff", bytes(range(256)) * 3900, b"{}", b"y" * 1_000_000, b""]

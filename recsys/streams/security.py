@@ -37,7 +37,7 @@ def refuse_secrets(security: Mapping[str, Any]) -> None:
         if security.get(secret) is not None:
             raise ConfigError(
                 f"security.{secret} would be saved with the run; put it into an environment variable, and here that "
-                f"one's name: security.{secret}_env=KAFKA_PASSWORD"
+                f"one's name: {secret}_env=KAFKA_PASSWORD"
             )
 
 

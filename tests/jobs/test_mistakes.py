@@ -96,7 +96,7 @@ def taken_port() -> Iterator[int]:
         (
             "online",
             ["kafka.bootstrap_servers=h:1", "+kafka.security.sasl_plain_password=sesame"],
-            ["kafka.security.sasl_plain_password would be saved", "kafka.security.sasl_plain_password_env="],
+            ["kafka.security.sasl_plain_password would be saved", "name: sasl_plain_password_env="],
         ),
         (
             "online",

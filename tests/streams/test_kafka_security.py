@@ -145,7 +145,7 @@ def test_a_secret_itself_is_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check_security({**LOGIN, secret: PASSWORD})
     assert str(raised.value).startswith(f"security.{secret} would be saved with the run; ")
-    assert f"security.{secret}_env=KAFKA_PASSWORD" in str(raised.value) and PASSWORD not in str(raised.value)
+    assert f"name: {secret}_env=KAFKA_PASSWORD" in str(raised.value) and PASSWORD not in str(raised.value)
 
 
 def test_secrets_are_read_for_the_client_alone() -> None:

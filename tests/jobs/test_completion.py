@@ -55,7 +55,7 @@ def test_every_job_is_a_command() -> None:
         ("recsys-train tab", {"table=", "table."}),
         ("recsys-train batch.", {"batch.max_examples="}),
         ("recsys-train table=unified table.num_ch", {"table.num_chunks="}),
-        ("recsys-online source=", {"source=auto", "source=kafka", "source=parquet"}),
+        ("recsys-online source=", {"source=archive", "source=auto", "source=kafka", "source=parquet"}),
         ("recsys-demo k", {"k=", "kafka."}),
         ("recsys-rank serving.", {"serving.model="}),
     ],

@@ -37,7 +37,7 @@ from kills import Kill, Killed, Killer  # noqa: E402
 from recsys.runtime.loopback import LoopbackCluster  # noqa: E402
 from recsys.training.checkpoint import load_checkpoint  # noqa: E402
 
-NUM_EXAMPLES, BATCH = 2000, 8
+NUM_EXAMPLES, BATCH = 2000, 4
 ACTORS = ("RowShard", "WorkerActor")  # that alone return in ``available``
 VICTIMS = {
     "exact": (*ACTORS, *ACTORS, "JoinerActor", "PublisherActor", "driver", "driver", "raylet"),
@@ -156,7 +156,7 @@ def planned(seed: int) -> tuple[Result, list[Kill], random.Random]:
     mode = "exact" if draw.random() < 0.7 else "available"
     result = Result(seed, mode, workers=draw.choice((1, 2)), shards=draw.choice((1, 2, 3)))
     kills: list[Kill] = []
-    for examples in sorted(draw.randrange(50, NUM_EXAMPLES * 4 // 5) for _ in range(draw.choice((1, 1, 2)))):
+    for examples in sorted(draw.randrange(50, NUM_EXAMPLES // 2) for _ in range(draw.choice((1, 1, 2)))):
         kills.append(Kill(draw.choice(VICTIMS[mode]), draw.choice(MOMENTS), examples, at=draw.random()))
         if draw.random() < 0.35:
             sign = kills[-1].victim if mode == "available" and kills[-1].victim in ACTORS else "RowShard"
@@ -178,7 +178,7 @@ def command(data: Path, folder: Path, result: Result, cluster: LoopbackCluster) 
     resume = [f"resume={folder}"] if any(folder.glob("checkpoints/*/manifest.json")) else []
     return [
         sys.executable, "-m", "jobs.online", f"data.folder={data}", "source=parquet", f"hydra.run.dir={folder}",
-        f"batch.max_examples={BATCH}", f"replay.limit={NUM_EXAMPLES}", "checkpoint.every_seconds=0.4",
+        f"batch.max_examples={BATCH}", f"replay.limit={NUM_EXAMPLES}", "checkpoint.every_seconds=0.2",
         "checkpoint.keep=3", "checkpoint.full_every=4", "serving.sync_seconds=0.5", f"recovery.mode={result.mode}",
         f"workers={result.workers}", f"store.shards={result.shards}", f"ray.address={cluster.address}", *resume,
     ]  # fmt: skip

@@ -126,7 +126,7 @@ class JoinedStream:
             about = {
                 **_places_to_json(up_to, self._merges[index].partitions),
                 **self._numbers_of(index),
-                "dead_letters": letters.get(index, {}),
+                **self._letters_of(index, letters),
                 "joiner": self._joiners[index].numbers(),
             }
             part.commit(about, messages.get(index, ()))
@@ -184,8 +184,7 @@ class JoinedStream:
             "features": self.features.to_json(),
             **_places_to_json(up_to, up_to),
             "partitions": {
-                str(index): {**self._state_of(index), "dead_letters": letters.get(index, {})}
-                for index in self.partitions
+                str(index): {**self._state_of(index), **self._letters_of(index, letters)} for index in self.partitions
             },
             "num_events": self.num_events - self._num_queued,
             "time_ms": self.time_ms,
@@ -194,6 +193,14 @@ class JoinedStream:
     def _state_of(self, index: int) -> dict[str, Any]:
         outbox = {} if self._disk is None else {"outbox": self._disk.partitions[index].outbox()}
         return {"joiner": self._joiners[index].state(), **self._numbers_of(index), **outbox}
+
+    def _letters_of(self, index: int, counts: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+        """What was set aside of a partition, and up to where: facts are read again for others' sake."""
+        done = self._dead_letters.done(index)
+        return {
+            "dead_letters": counts.get(index, {}),
+            "letters_up_to": [[partition.topic, *place] for partition, place in done.items()],
+        }
 
     def _numbers_of(self, index: int) -> dict[str, Any]:
         return {
@@ -230,18 +237,20 @@ class JoinedStream:
                 partition = Partition(topic, index)
                 if index in missing and topic != FACTS:
                     position[partition] = offset
-            up_to = self._places(state)
+            self._pass_over(state, facts=len(states) == 1)  # of several, some may have read less of them
             for index in missing:
                 if str(index) in state["partitions"]:
                     found = state["partitions"][str(index)]
                     self._joiners[index].restore(found["joiner"])
-                    self._restore_partition(index, found, up_to)
+                    self._restore_partition(index, found)
                     if self._disk is not None and "outbox" in found:
                         self._disk.partitions[index].restore_outbox(found["outbox"])
-        facts = {} if self._disk is None or self._disk.facts.about is None else self._places(self._disk.facts.about)
+        if self._disk is not None and self._disk.facts.about is not None:
+            self._pass_over(self._disk.facts.about)
         for index, about in kept.items():
             self._joiners[index].restore_numbers(about["joiner"])
-            self._restore_partition(index, about, {**self._places(about), **facts})
+            self._pass_over(about)
+            self._restore_partition(index, about)
             self._num_joined[index] = about["num_joined"]
             self.time_ms = max(self.time_ms, about["time_ms"])
             self._ended.update([index] if about["ended"] else [])
@@ -281,20 +290,19 @@ class JoinedStream:
             if index in self._joiners and index not in kept:
                 self._joiners[index].features.put_history(user_id, history_from_json(history))
 
-    def _places(self, said: Mapping[str, Any]) -> dict[Partition, Place]:
-        """Up to where events were joined; the rows of a message that were are passed over when it is read again."""
-        up_to: dict[Partition, Place] = {Partition(topic, i): (offset, 0) for topic, i, offset in said["position"]}
+    def _pass_over(self, said: Mapping[str, Any], *, facts: bool = True) -> None:
+        """Where a message is read again, the rows of it that were joined are passed over."""
         for topic, index, offset, row in said.get("begun", ()):  # absent before messages held many events
-            up_to[Partition(topic, index)] = (offset, row)
-            self._begun[Partition(topic, index), offset] = row
-        return up_to
+            if facts or topic != FACTS:
+                self._begun[Partition(topic, index), offset] = row
 
-    def _restore_partition(self, index: int, numbers: Mapping[str, Any], up_to: Mapping[Partition, Place]) -> None:
+    def _restore_partition(self, index: int, numbers: Mapping[str, Any]) -> None:
         """Go on with one partition. One that had ended says so again, unless the disk has the message that did."""
         self._merges[index].restore(numbers["merge"])
         self._watermarks[index] = numbers["watermark_ms"]
         self._num_emitted[index] = numbers["num_emitted"]
-        self._dead_letters.restore(index, numbers.get("dead_letters", {}), up_to)
+        done = {Partition(topic, index): (offset, row) for topic, offset, row in numbers.get("letters_up_to", ())}
+        self._dead_letters.restore(index, numbers.get("dead_letters", {}), done)
 
     def close(self) -> None:
         """Close the source."""

@@ -92,18 +92,26 @@ class DeadLetters:
         return _encoder.encode(line)
 
     def cut(self, position: Mapping[Partition, Place]) -> dict[int, dict[str, int]]:
-        """Counts by partition of what lies below a position, all of it stored: for a checkpoint."""
+        """Counts by partition of what lies below a position, all of it stored: for a checkpoint.
+
+        A position that is behind what earlier lives have done counts nothing: ``done`` says how far it goes.
+        """
         self.flush()
+        self._done |= {partition: max(at, self._done.get(partition, at)) for partition, at in position.items()}
         for partition, letters in self._above.items():
-            below = [kind for place, kind in letters if place < position[partition]]
+            below = [kind for place, kind in letters if place < self._done[partition]]
             self._counts.setdefault(partition.index, Counter()).update(below)
-            letters[:] = [letter for letter in letters if letter[0] >= position[partition]]
+            letters[:] = [letter for letter in letters if letter[0] >= self._done[partition]]
         return {index: dict(counts) for index, counts in self._counts.items()}
 
-    def restore(self, index: int, counts: Mapping[str, int], position: Mapping[Partition, Place]) -> None:
-        """Go on after ``cut`` with one partition: what lies below its position is stored and counted."""
+    def done(self, index: int) -> dict[Partition, Place]:
+        """Up to where ``cut`` has counted what was set aside of one partition of each topic."""
+        return {partition: place for partition, place in self._done.items() if partition.index == index}
+
+    def restore(self, index: int, counts: Mapping[str, int], done: Mapping[Partition, Place]) -> None:
+        """Go on after ``cut`` with one partition: what lies below ``done`` is stored and counted."""
         self._counts[index] = Counter(counts)
-        self._done |= {partition: place for partition, place in position.items() if partition.index == index}
+        self._done.update(done)
 
     def _readable(self, payload: bytes) -> dict[str, str | bool]:
         truncated = len(payload) > self._max_payload_bytes

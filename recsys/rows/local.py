@@ -103,6 +103,12 @@ class LocalRows(RowStore):
             complete=frozenset(name for name, rows in self._rows.items() if rows.is_complete(since)),
         )
 
+    def resend(self) -> None:
+        """Let every consumer be told all rows anew, as changed now: it may know of changes that are lost."""
+        self._sequence += 1
+        for rows in self._rows.values():
+            rows.resend(self._sequence)
+
     def acknowledge(self, consumer: str, cursor: Cursor) -> None:
         """See RowStore.acknowledge."""
         self._acknowledged[consumer] = max(self._acknowledged.get(consumer, 0), cursor[0])

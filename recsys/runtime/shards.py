@@ -27,6 +27,7 @@ from recsys.runtime.metrics import ShardMetrics
 
 _THREADS = 64  # calls that a shard answers at once; those that wait for a step are among them
 _REPORT_SECONDS = 1.0
+_MOST_LOST = 1 << 20  # changes of a shard that may have been published since the checkpoint which it returns to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,12 @@ class RowShard:
         self._made_again_at = time.time_ns() if lost else 0
         if lost:
             begin = _newest(begin)
-        store.restore(_first_rows(begin, store.groups, shard, num_shards))
+        rows = _first_rows(begin, store.groups, shard, num_shards)
+        if lost:  # what was published of it since is newer than its rows, and shall not win over them
+            rows = replace(rows, cursor=(rows.cursor[0] + _MOST_LOST,))
+        store.restore(rows)
+        if lost:
+            store.resend()
         steps = Steps(
             store,
             staleness=begin.staleness,

@@ -1,5 +1,7 @@
 """Deletions in bounded memory: what is forgotten makes a consumer be sent every row, and is never silently lost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,27 @@ def test_memory_stays_bounded_when_nobody_acknowledges() -> None:
         sizes.append(store.nbytes)
     assert max(sizes) < 16 * deletes.MAX_PENDING + 6_000_000
     assert store.changes("gone").complete == {"a"}
+
+
+def test_a_store_that_lost_changes_tells_all_its_rows_as_newer_than_what_was_told() -> None:
+    """It returned to a snapshot: what a consumer was told since must not win over what is there now."""
+    group = RowGroup(name="item", width=1, optimizer=SGD(learning_rate=1.0), initial=Initial(scale=0))
+    before = LocalRows([group])
+    before.push({"item": (np.array([1, 2]), np.ones((2, 1), np.float32))}, 0)
+    kept = before.snapshot()
+    for _ in range(5):
+        before.push({"item": (np.array([1, 3]), np.ones((2, 1), np.float32))}, 0)
+    told = before.changes("redis")
+    after = LocalRows([group])
+    after.restore(replace(kept, cursor=(kept.cursor[0] + 1000,)))
+    after.resend()
+    after.acknowledge("redis", told.cursor)  # of what it was told before the loss
+    again = after.changes("redis")
+    assert again.complete == {"item"}
+    assert dict(
+        zip(again.upserts["item"].keys_U.tolist(), again.upserts["item"].rows_UW[:, 0].tolist(), strict=True)
+    ) == {
+        1: -1.0,
+        2: -1.0,
+    }
+    assert again.upserts["item"].sequences_U.min() > told.upserts["item"].sequences_U.max()

@@ -172,7 +172,7 @@ def test_workers_come_and_go(settings: Callable[..., OnlineSettings]) -> None:
 
 @pytest.mark.timeout(280)
 def test_resumed_on_other_numbers_of_shards_workers_and_joiners(settings: Callable[..., OnlineSettings]) -> None:
-    its = settings("patience", "max_minutes=0.02")
+    its = settings("patience", "max_minutes=0.01", "batch.max_examples=1")
     with train_online(its, print, lambda _: None) as trained:
         first = summarize(trained)
     assert not first["finished"] and first["examples"] < 1500

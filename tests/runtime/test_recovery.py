@@ -156,7 +156,7 @@ def test_available_a_lost_worker_is_replaced(settings: Callable[..., OnlineSetti
 
 @pytest.mark.timeout(280)
 def test_workers_come_and_go(settings: Callable[..., OnlineSettings]) -> None:
-    its = settings("elastic", "workers=1")
+    its = settings("elastic", "workers=1", "batch.max_examples=1")  # long enough to be asked twice
 
     def ask(workers: int) -> Callable[[], None]:
         return lambda: (its.folder / WORKERS_FILE).write_text(f"{workers}\n") and None

@@ -5,23 +5,21 @@ everything shows what the parts cost, not what more machines would bring (see ``
 ``growth.json`` and ``growth.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benches.neighbours import Neighbours
 from benches.ps import QUICK, model_rows, model_shards
-from benches.result import Result, alone, print_results, write_results
+from benches.result import Result, alone, write_results
+from benches.running import Told, command_line, or_error, run
 from benches.stepping import Sizes, learner
-from recsys.errors import RecsysError
 from recsys.runtime.actors import Placement, start_actor, wait_for
 from recsys.runtime.cluster import ray_session
 from recsys.runtime.loopback import LoopbackCluster
@@ -50,7 +48,7 @@ class Learner:
         self._rows.flush()
 
 
-def measure(sizes: Sizes, address: str, folder: Path, told: Callable[[str], None]) -> list[Result]:
+def measure(sizes: Sizes, address: str, folder: Path, told: Told) -> list[Result]:
     """Every number of shards with every number of workers."""
     neighbours, rates = Neighbours(), {}
     with ray_session(address):
@@ -91,33 +89,20 @@ def examples_a_second(sizes: Sizes, num_shards: int, num_workers: int) -> list[f
 
 def on_a_cluster(folder: Path, arguments: Sequence[str]) -> int:
     """Start nodes, and measure in a process that joins them: Ray reads its token once in a process."""
+    print("a Ray of a head and two nodes", flush=True)
     with LoopbackCluster(folder / "growth-cluster", NODES) as cluster:
         command = [sys.executable, "-m", "benches.growth", f"--address={cluster.address}", *arguments]
         return subprocess.run(command, env=cluster.environment).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
+    """Measure, print and write."""
+    parser = command_line(__doc__)
     parser.add_argument("--address", help="of a Ray that runs, and whose token the environment has; or one is started")
     given = parser.parse_args(arguments)
-    console, start = Console(), time.perf_counter()
-
-    def told(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
-
-    try:
-        if given.address is None:
-            told("a Ray of a head and two nodes")
-            return on_a_cluster(given.folder, sys.argv[1:] if arguments is None else arguments)
-        results = measure(QUICK if given.quick else Sizes(), given.address, given.folder, told)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_results(console, TITLE, results)
-    return 0
+    if given.address is None:
+        return or_error(lambda: on_a_cluster(given.folder, sys.argv[1:] if arguments is None else arguments))
+    return run(TITLE, lambda told: measure(QUICK if given.quick else Sizes(), given.address, given.folder, told))
 
 
 if __name__ == "__main__":

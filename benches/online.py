@@ -6,13 +6,12 @@ costs it. Then the whole job, joiner, shards, broker and all on this machine's c
 it takes until what was learned is readable in Redis. Leaves ``online.json`` and ``online.html`` in ``runs/bench``.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, against, alone, print_results, write_results
+from benches.result import Result, Target, against, alone, write_results
+from benches.running import Told, command_line, run
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.batches import BatchStream, TopicFeed
 from recsys.batches.examples import encode_rows
@@ -32,7 +31,6 @@ from recsys.batches.joined import JoinedStream
 from recsys.datasets.prepared import open_prepared
 from recsys.datasets.replay import event_files
 from recsys.embedded.kafka import EmbeddedKafka
-from recsys.errors import RecsysError
 from recsys.events import END, END_PAYLOAD, EXAMPLES
 from recsys.models.recommender import Recommender
 from recsys.rows.first_use import compile_kernels
@@ -151,7 +149,7 @@ def online(settings: OnlineSettings, events: KafkaEvents, folder: Path) -> Taken
     return taken
 
 
-def per_cpu_second(data: Path, place: Path, rounds: int, told: Callable[[str], None]) -> list[Result]:
+def per_cpu_second(data: Path, place: Path, rounds: int, told: Told) -> list[Result]:
     """Examples a CPU second of the worker, beside memory, for two sizes of batch."""
     results = []
     with EmbeddedKafka(place / "kafka") as kafka, ray_session():
@@ -189,7 +187,7 @@ def per_cpu_second(data: Path, place: Path, rounds: int, told: Callable[[str], N
     return results
 
 
-def whole_job(data: Path, place: Path, rounds: int, told: Callable[[str], None]) -> list[Result]:
+def whole_job(data: Path, place: Path, rounds: int, told: Told) -> list[Result]:
     """The job from events to Redis: its greatest rate, and the delay at half of that."""
     told("the whole job, as fast as it can")
     runs = [job(data, place / f"fast-{at}", "batch.max_examples=512") for at in range(rounds)]
@@ -215,7 +213,7 @@ def job(data: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     return summary
 
 
-def measure(data: Path, folder: Path, rounds: int, told: Callable[[str], None]) -> list[Result]:
+def measure(data: Path, folder: Path, rounds: int, told: Told) -> list[Result]:
     """All measures; writes what they found into ``folder``."""
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-online-", dir=folder) as name:
@@ -228,26 +226,14 @@ def measure(data: Path, folder: Path, rounds: int, told: Callable[[str], None]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print and write."""
+    parser = command_line(__doc__, quick=False)
     parser.add_argument("--data", type=Path, default=Path("data/ml100k"), help="prepared by jobs.prepare")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     given = parser.parse_args(arguments)
-    console, start = Console(), time.perf_counter()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-
-    def told(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
-
-    try:
-        results = measure(given.data.resolve(), given.folder, given.rounds, told)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_results(console, TITLE, results)
-    return 0
+    return run(TITLE, lambda told: measure(given.data.resolve(), given.folder, given.rounds, told))
 
 
 if __name__ == "__main__":

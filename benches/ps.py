@@ -5,7 +5,6 @@ ahead saves of a training step, and what a checkpoint costs. Leaves ``ps.json`` 
 ``ps.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -16,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, Values, against, alone, print_results, write_results
+from benches.result import Result, Target, Values, against, alone, write_results
+from benches.running import Told, command_line, run
 from benches.stepping import Sizes, batches_for, bench_group, bench_model, learner, timed_steps
-from recsys.errors import RecsysError
 from recsys.ps.client import wait_all
 from recsys.ps.worker import WorkerRows
 from recsys.rows.folders import Folder
@@ -38,7 +36,6 @@ OF_LOCAL, ROWS_A_SECOND = Target(value=0.5), Target(value=3)
 PAUSE = Target(value=1.0, bound="most")
 QUICK = Sizes(rows=20_000, ids=3_000, steps=6, rounds=2, saved_rows=20_000)
 _QUIET_CORES = 0.15
-Told = Callable[[str], None]
 
 
 def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
@@ -172,25 +169,11 @@ def fill(rows: WorkerRows, sizes: Sizes, at_once: int = 250_000) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 2 for a mistake of the user's. Whether targets are met is for the reader."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
-    given = parser.parse_args(arguments)
-    console, start = Console(), time.perf_counter()
+    """Measure, print and write."""
+    given = command_line(__doc__).parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-
-    def told(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
-
-    try:
-        results = measure(QUICK if given.quick else Sizes(), given.folder, told)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_results(console, TITLE, results)
-    return 0
+    return run(TITLE, lambda told: measure(QUICK if given.quick else Sizes(), given.folder, told))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 ``rows.json`` and ``rows.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
 """
 
-import argparse
 import os
 import platform
 import sys
@@ -17,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from benches import row_measures as measures
 from benches.draws import LAWS, Law, consecutive
 from benches.neighbours import Neighbours
 from benches.peers import Fbgemm, Gather, Ours, ZeroCollision, row_group
-from benches.result import Result, Target, Values, against, left_out, print_results, write_results
+from benches.result import Result, Target, Values, against, left_out, write_results
 from benches.row_measures import RATE, Call, Sizes, count
+from benches.running import Told, command_line, run
 from benches.tfra import Tfra
-from recsys.errors import DependencyError, RecsysError
+from recsys.errors import DependencyError
 from recsys.fields import build
 from recsys.hashing import Floats
 
@@ -42,7 +41,6 @@ LONGEST_CALL = Target(value=50, bound="most")
 EXTRA_BYTES = Target(value=24, bound="most")
 QUICK = {"rows": 40_000, "ids": 10_000, "calls": 2}
 _QUIET_CORES = 0.1
-Told = Callable[[str], None]
 
 
 @dataclass
@@ -189,31 +187,22 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 2 for a mistake of the user's. Whether targets are met is for the reader."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print and write."""
+    parser = command_line(__doc__)
     parser.add_argument("--rows", type=int, help="rows of the table")
     parser.add_argument("--ids", type=int, help="ids a call")
     parser.add_argument("--calls", type=int, help="how often each call is timed")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
     parser.add_argument("--tfra", type=Path, metavar="PYTHON", help="a Python that has tensorflow-recommenders-addons")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     given = parser.parse_args(arguments)
-    console, start = Console(), time.perf_counter()
-
-    def told(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
-
     chosen = {name: getattr(given, name) for name in ("rows", "ids", "calls", "threads")}
-    try:
+
+    def measured(told: Told) -> list[Result]:
         sizes = build(Sizes, (QUICK if given.quick else {}) | {k: v for k, v in chosen.items() if v is not None}, "")
         with _torch_threads(sizes.threads):
-            results = measure(sizes, given.folder, given.tfra, quick=given.quick, told=told)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_results(console, TITLE, results)
-    return 0
+            return measure(sizes, given.folder, given.tfra, quick=given.quick, told=told)
+
+    return run(TITLE, measured)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ and ``stream.html`` in ``runs/bench``. ``--quick`` is a small form that says not
 function from ``Sizes`` and the broker's address to results: add it to ``MEASURES``.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -17,17 +16,16 @@ from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
-from rich.console import Console
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, Values, against, alone, print_results, write_results
+from benches.result import Result, Target, Values, against, alone, write_results
+from benches.running import Told, command_line, run
 from benches.stream_data import FEATURES, NUM_PARTITIONS, event_messages, example_messages
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.batches import BatchStream, TopicFeed
 from recsys.batches.examples import ExampleRows, decode_rows, to_batch
 from recsys.batches.row_merge import PickedRows, RowMerge
 from recsys.embedded.kafka import EmbeddedKafka
-from recsys.errors import RecsysError
 from recsys.events import END, EXAMPLES, IMPRESSIONS, decode, encode
 from recsys.streams.event_batches import encode_events, rows_of
 from recsys.streams.kafka import KafkaSink, KafkaSource
@@ -39,7 +37,6 @@ TITLE = "Streams"
 OF_BARE, EXAMPLES_A_SECOND = Target(value=0.7), Target(value=500_000)
 _QUIET_CORES = 0.15
 _EVENTS = 1000  # in an Arrow message
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,24 +240,10 @@ def cut(examples: LabelledBatch) -> list[LabelledBatch]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 2 for a mistake of the user's. Whether targets are met is for the reader."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
-    given = parser.parse_args(arguments)
-    console, start = Console(), time.perf_counter()
+    """Measure, print and write."""
+    given = command_line(__doc__).parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
-
-    def told(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:6.1f} s  {what}", highlight=False, soft_wrap=True)
-
-    try:
-        results = measure(QUICK if given.quick else Sizes(), given.folder, told)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_results(console, TITLE, results)
-    return 0
+    return run(TITLE, lambda told: measure(QUICK if given.quick else Sizes(), given.folder, told))
 
 
 if __name__ == "__main__":

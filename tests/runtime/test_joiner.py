@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import broker
 
 from recsys.batches.examples import decode_rows
 from recsys.batches.join import ActionKind, JoinConfig
 from recsys.batches.joined import StreamTimes
-from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import ServiceError
 from recsys.events import END_PAYLOAD, Action, Event, Facts, Impression
 from recsys.features.declarations import Feature
 from recsys.runtime.events import KafkaEvents
 from recsys.runtime.joiner import JoinerActor
 from recsys.streams.kafka import KafkaSink
-from recsys.streams.kafka_topics import create_topics
 from recsys.streams.replay import replay
 from recsys.streams.source import Headers, Partition
 
@@ -77,12 +76,7 @@ class LosingEvents(KafkaEvents):
 @pytest.fixture
 def events(tmp_path: Path) -> Iterator[KafkaEvents]:
     """A broker that holds the recorded events."""
-    reason = kafka_unavailable()
-    if reason:
-        pytest.skip(reason)
-    with EmbeddedKafka(tmp_path / "kafka") as kafka:
-        events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=NUM_PARTITIONS)
-        create_topics(kafka.bootstrap_servers, events.topics)
+    with broker(tmp_path / "kafka", NUM_PARTITIONS) as events:
         with events.open_sink() as sink:
             for partition, payloads in BAD.items():
                 for payload in payloads:

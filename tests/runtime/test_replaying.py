@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from brokers import broker
 
 from recsys.datasets.prepared import open_prepared
 from recsys.datasets.replay import replay_events
-from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
 from recsys.errors import DataError
 from recsys.events import ACTIONS, FACTS, IMPRESSIONS
 from recsys.runtime.events import KafkaEvents
 from recsys.runtime.replaying import ReplayActor
 from recsys.streams.kafka import KafkaSource
-from recsys.streams.kafka_topics import create_topics
 from recsys.streams.replay import replay
 from recsys.streams.sink import MemorySink
 from recsys.streams.source import Partition
@@ -41,12 +40,7 @@ replayer.send_events()
 @pytest.fixture
 def events(tmp_path: Path) -> Iterator[KafkaEvents]:
     """A broker with the topics of a run, empty."""
-    reason = kafka_unavailable()
-    if reason:
-        pytest.skip(reason)
-    with EmbeddedKafka(tmp_path / "kafka") as kafka:
-        events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=NUM_PARTITIONS)
-        create_topics(kafka.bootstrap_servers, events.topics)
+    with broker(tmp_path / "kafka", NUM_PARTITIONS) as events:
         yield events
 
 

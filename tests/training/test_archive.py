@@ -1,9 +1,5 @@
 """The archive: what was added, once each, in the order of training, by hour; whatever a worker's end."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flushing import killed_once_flushed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,15 +146,7 @@ archive.add(5, rows_of([99], [3_600_000 * 4]))
 print("flushed", flush=True)
 time.sleep(60)
 """
-    place = Path(__file__).parent
-    with subprocess.Popen(
-        [sys.executable, "-c", source, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(place.parents[1])])},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None and child.stdout.readline() == "flushed\n"
-        child.send_signal(signal.SIGKILL)
+    killed_once_flushed(source, tmp_path)
     for path in tmp_path.glob(".worker*"):  # and half a message
         path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff\x40\x01\x00\x00 half")
     assert cut_archive(tmp_path, after=3) == 3

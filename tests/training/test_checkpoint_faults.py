@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import disks
 import pytest
 from cuts import Run, in_order, without_dense
 from pyarrow import fs
@@ -265,15 +266,8 @@ def test_a_file_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a disk takes root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
+    with disks.small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def test_a_disk_that_fills_up(disk: Path) -> None:

@@ -1,10 +1,6 @@
 """The log of predictions: everything that was added, in order, however batches are cut and a worker ends."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from flushing import killed_once_flushed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,15 +138,7 @@ log.add(2, batch_of(20, 3), probabilities_of(0, 3))
 print("flushed", flush=True)
 time.sleep(60)
 """
-    place = Path(__file__).parent
-    with subprocess.Popen(
-        [sys.executable, "-c", source, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(place.parents[1])])},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None and child.stdout.readline() == "flushed\n"
-        child.send_signal(signal.SIGKILL)
+    killed_once_flushed(source, tmp_path)
     assert requests(tmp_path) == ["r0", "r1", "r10", "r11", "r12"]
     path = max(tmp_path.iterdir())
     path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff\x40\x01\x00\x00 half")

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from benches.ps import OF_ONE_SHARD
 from benches.result import alone, print_results, write_results
 from recsys.training.report import Plot
 
 TITLE = "Capacity"
-_MEASURE = "1 worker, 1 shards"
 _KEY_BYTES, _ROW_BYTES = 8, 64  # a key; 16 float32
 _STATE_BYTES, _EXTRA_BYTES = 4, 24  # row-wise Adagrad; index, admission and expiry (docs/row_stores.md)
 
@@ -106,7 +106,7 @@ def _measured(path: Path) -> float | None:
     if not path.is_file():
         return None
     lines = json.loads(path.read_text())
-    return next((1e6 * line["ours"] for line in lines if line["measure"] == _MEASURE), None)
+    return next((1e6 * line["ours"] for line in lines if line["measure"] == OF_ONE_SHARD), None)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,13 @@ class Learner:
 
 def measure(sizes: Sizes, address: str, folder: Path, told: Told) -> list[Result]:
     """Every number of shards with every number of workers."""
-    neighbours, rates = Neighbours(), {}
+    neighbours, rates = Neighbours(os.getppid()), {}  # who started this has started the nodes too
     with ray_session(address):
         for num_workers in WORKERS:
             for num_shards in SHARDS:
                 told(f"{num_shards} shards, {num_workers} workers")
                 rates[num_workers, num_shards] = examples_a_second(sizes, num_shards, num_workers)
-    quiet = (neighbours.cores_used() or 0.0) <= _QUIET_CORES
+        quiet = (neighbours.cores_used() or 0.0) <= _QUIET_CORES
     results = [
         replace(alone(f"DeepFM, {num_shards} shards, {num_workers} workers", RATE, rate), quiet=quiet)
         for (num_workers, num_shards), rate in rates.items()

@@ -21,6 +21,7 @@ from benches.result import Result, Target, Values, against, alone, write_results
 from benches.running import Told, command_line, run
 from benches.stepping import Sizes, batches_for, bench_group, bench_model, learner, timed_steps
 from recsys.ps.client import wait_all
+from recsys.ps.pacing import Pace
 from recsys.ps.worker import WorkerRows
 from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
@@ -31,6 +32,7 @@ from recsys.runtime.near import near
 from recsys.runtime.shards import Begin, RayShard, start_shards
 
 TITLE = "Parameter server"
+OF_ONE_SHARD = "rows pulled and pushed, 1 shard"
 RATE = "M rows/s"
 OF_LOCAL, ROWS_A_SECOND = Target(value=0.5), Target(value=3)
 PAUSE = Target(value=1.0, bound="most")
@@ -47,8 +49,9 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
         told("a training step: how long it waits")
         results += waiting(sizes)
         told(f"checkpoints of {sizes.saved_rows:,} rows")
-        results += saving(sizes, Path(tempfile.mkdtemp(prefix="bench-", dir=folder)))
-    others = neighbours.cores_used() or 0.0
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+            results += saving(sizes, Path(place))
+        others = neighbours.cores_used() or 0.0
     results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
     about = {"sizes": str(sizes), "cores used by others": others, "torch": torch.__version__}
     told(f"written: {', '.join(map(str, write_results(folder, 'ps', TITLE, results, about, [])))}")
@@ -59,11 +62,12 @@ def stepping(sizes: Sizes) -> list[Result]:
     """Rows pulled and pushed a second, through two shards and in this process, in turns."""
     batches = batches_for(sizes, seed=0)
     local = LocalRows([bench_group(sizes)])
-    rows = worker_of(started(sizes, num_shards=2, num_workers=1), 0)
+    rows, one = (worker_of(started(sizes, num_shards, num_workers=1), 0) for num_shards in (2, 1))
     contenders: dict[str, Callable[[], float]] = {
         "here": lambda: timed_steps(local, batches),
         "asked for": lambda: timed_steps(rows, batches),
         "read ahead": lambda: timed_steps(rows, batches, ahead=True),
+        "one shard": lambda: timed_steps(one, batches),
     }
     seconds = {name: np.zeros(sizes.rounds) for name in contenders}
     for contender in contenders.values():
@@ -78,31 +82,27 @@ def stepping(sizes: Sizes) -> list[Result]:
                 rates["here"], OF_LOCAL),
         against("… the next step's rows read ahead", RATE, rates["read ahead"], peer, rates["here"], OF_LOCAL),
         alone("… by itself", RATE, np.maximum(rates["asked for"], rates["read ahead"]), ROWS_A_SECOND),
+        alone(OF_ONE_SHARD, RATE, rates["one shard"]),
     ]  # fmt: skip
 
 
 def waiting(sizes: Sizes) -> list[Result]:
-    """The share of a step of DeepFM that its worker waits for the server, without and with reading ahead."""
+    """The share of a step of DeepFM that its worker waits for the server: without and with reading ahead, or chosen."""
     results = []
-    for ahead in (False, True):
+    for said, reads_ahead in {"asked for when needed": False, "read ahead": True, "as chosen": None}.items():
         shares, rates = [], []
-        rows = model_rows(sizes, model_shards(sizes, 2))
+        rows = model_rows(sizes, model_shards(sizes, 2), pace=Pace(reads_ahead=reads_ahead))
         trainer, batches = learner(sizes, rows)
         for _ in range(sizes.rounds):
             started_at, waited_before = time.perf_counter(), rows.waited_seconds
-            if ahead:
-                for _ in trainer.steps(batches):
-                    pass
-            else:
-                for batch in batches:
-                    trainer.step(batch)
+            for _ in trainer.steps(batches):
+                pass
             rows.flush()
             seconds = time.perf_counter() - started_at
             shares.append(100 * (rows.waited_seconds - waited_before) / seconds)
             rates.append(len(batches) * batches[0].num_examples / seconds)
-        said = "rows read ahead" if ahead else "rows asked for when needed"
-        results.append(alone(f"share of a training step spent waiting, {said}", "%", shares[1:] or shares))
-        results.append(alone(f"examples learned, {said}", "examples/s", rates[1:] or rates))
+        results.append(alone(f"share of a training step spent waiting, rows {said}", "%", shares[1:] or shares))
+        results.append(alone(f"examples learned, rows {said}", "examples/s", rates[1:] or rates))
     return results
 
 
@@ -142,10 +142,10 @@ def model_shards(
     return start_shards(model.groups, num_shards, begin, placement)
 
 
-def model_rows(sizes: Sizes, shards: Sequence[RayShard], worker: int = 0) -> WorkerRows:
+def model_rows(sizes: Sizes, shards: Sequence[RayShard], worker: int = 0, pace: Pace | None = None) -> WorkerRows:
     """A model's rows as one worker has them."""
     groups = bench_model(sizes).groups
-    return WorkerRows(groups, near(shards, groups), worker=worker)
+    return WorkerRows(groups, near(shards, groups), worker=worker, pace=pace)
 
 
 def started(sizes: Sizes, num_shards: int, num_workers: int) -> list[RayShard]:
@@ -155,9 +155,9 @@ def started(sizes: Sizes, num_shards: int, num_workers: int) -> list[RayShard]:
 
 
 def worker_of(shards: Sequence[RayShard], worker: int) -> WorkerRows:
-    """This process as a worker."""
+    """This process as a worker that reads ahead where it is told to."""
     groups = [bench_group(Sizes())]
-    return WorkerRows(groups, near(shards, groups), worker=worker)
+    return WorkerRows(groups, near(shards, groups), worker=worker, pace=Pace(reads_ahead=True))
 
 
 def fill(rows: WorkerRows, sizes: Sizes, at_once: int = 250_000) -> None:

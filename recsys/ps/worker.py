@@ -1,8 +1,8 @@
 """A worker's view of the parameter server: steps, read ahead and pushed without waiting.
 
-While a step is computed, the rows of the next batch are already on their way. The answer to the step's push brings
-those of them that changed meanwhile, by this worker or another, and it comes when the worker may go on: so it is the
-barrier, and what is read is never staler than the bound allows.
+While a step is computed, the rows of the next batch are already on their way, where that is the quicker (``Pace``).
+The answer to the step's push brings those of them that changed meanwhile, by this worker or another, and it comes when
+the worker may go on: so it is the barrier, and what is read is never staler than the bound allows.
 """
 
 import time
@@ -14,6 +14,7 @@ import numpy as np
 
 from recsys.hashing import Floats, Keys
 from recsys.ps.client import Pending, Routes, Shard, ShardedRows, wait_all
+from recsys.ps.pacing import Pace
 from recsys.ps.shard import Refreshed
 from recsys.ps.steps import Part, TooLate
 from recsys.rows.store import Gradients, RowGroup, StreamPosition
@@ -35,15 +36,25 @@ class WorkerRows(ShardedRows):
     One thread's: pull, then perhaps prefetch, then push, and so on.
     """
 
-    def __init__(self, groups: Sequence[RowGroup], shards: Sequence[Shard], *, worker: int = 0, step: int = 0) -> None:
+    def __init__(
+        self,
+        groups: Sequence[RowGroup],
+        shards: Sequence[Shard],
+        *,
+        worker: int = 0,
+        step: int = 0,
+        pace: Pace | None = None,
+    ) -> None:
         super().__init__(groups, shards)
         self.worker, self.step = worker, step
+        self._pace = pace or Pace()
         self._ahead: _Ahead | None = None
         self._pushed: list[Pending] = []
         self.waited_seconds = 0.0  # for rows, and for others' parts
 
     def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
         """See RowReader.pull; not staler than the bound, or a worker's own last push where the bound is 0."""
+        self._pace.began()
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.keys is keys and ahead.refreshed is not None:
             return self._finished(ahead)
@@ -56,7 +67,9 @@ class WorkerRows(ShardedRows):
         return self._gathered(keys, routes, self._waited(asked))
 
     def prefetch(self, keys: Mapping[str, Keys]) -> None:
-        """See RowStore.prefetch."""
+        """See RowStore.prefetch; left undone where asking when needed is the quicker."""
+        if not self._pace.reads_ahead:
+            return
         routes = self._routes(keys)
         parts = self._parted(keys, routes)
         read = [
@@ -82,6 +95,7 @@ class WorkerRows(ShardedRows):
         self._pushed = [shard.call("push", part, refresh) for shard, part in zip(self.shards, sent, strict=True)]
         if self._ahead is not None:
             self._ahead.refreshed = self._pushed
+        self._pace.ended(sum(len(arrays[0]) for arrays in gradients.values()))
 
     def flush(self) -> None:
         """See RowStore.flush; as far as the staleness bound goes."""

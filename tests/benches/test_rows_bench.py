@@ -1,7 +1,11 @@
 """The benchmark of the row stores: its contenders do the same work, and its quick form runs to the end."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import torch
 
 from benches import rows
 from benches.draws import Batch, batch_of, draw, keys_of, zipf_cdf
-from benches.neighbours import Neighbours
+from benches.neighbours import Neighbours, _seconds_under
 from benches.peers import GROUP, Fbgemm, Gather, Ours, ZeroCollision, aligned_floats, row_group
 from benches.result import Target, against, left_out
 from benches.row_measures import Call, Sizes, rates
@@ -122,11 +126,25 @@ def test_what_was_measured_beside_other_programs_meets_nothing() -> None:
 def test_neighbours_are_those_whose_work_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"busy": 100.0, "own": 7.0, "now": 50.0}
     monkeypatch.setattr("benches.neighbours._busy_seconds", lambda: clock["busy"])
-    monkeypatch.setattr("benches.neighbours._own_seconds", lambda: clock["own"])
+    monkeypatch.setattr("benches.neighbours._seconds_under", lambda root: clock["own"])
     monkeypatch.setattr("benches.neighbours.time.perf_counter", lambda: clock["now"])
     neighbours = Neighbours()
     clock.update(busy=118.0, own=22.0, now=60.0)  # 18 s of work in 10 s, 15 of them ours
     assert neighbours.cores_used() == pytest.approx(0.3)
+
+
+def test_what_a_program_has_started_is_its_own(tmp_path: Path) -> None:
+    work = "import time\nwhile time.process_time() < 0.5: pass\nopen('done', 'w').close(); time.sleep(60)"
+    before = _seconds_under(os.getpid())
+    grandchild = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    with subprocess.Popen([sys.executable, "-c", grandchild], cwd=tmp_path, start_new_session=True) as child:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "done").exists():
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.05)
+        alive = _seconds_under(os.getpid())
+        os.killpg(child.pid, signal.SIGKILL)
+    assert 0.5 <= alive - before < 20
 
 
 def test_a_round_is_its_best_turn_and_each_has_the_same_batch() -> None:

@@ -8,7 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos fuzz-rows \
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos chaos-stream fuzz-rows \
         fuzz-stream test check format requirements
 
 help: ## show this list
@@ -62,6 +62,9 @@ calibration: install ## calibration of what learned from samples of one stream o
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
 	$(BIN)/python -m pytest tests/runtime -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
+
+chaos-stream: install ## kill brokers, joiners and workers under disturbed streams, a line a seed in runs/chaos-stream.jsonl
+	$(BIN)/python tests/runtime/stream_chaos.py $(ARGS)
 
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)

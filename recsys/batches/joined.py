@@ -101,6 +101,11 @@ class JoinedStream:
         """Events read; not those that could not be decoded."""
         return self._num_before + self._num_facts + sum(self._num_joined.values()) + self._num_queued
 
+    @property
+    def away_seconds(self) -> float:
+        """For how long the source has not answered."""
+        return self._events.away_seconds()
+
     def poll(
         self, only: Collection[int], timeout_seconds: float = 0.1, max_events: int = 2_000
     ) -> list[tuple[int, ExampleRows | EndMarker]]:

@@ -28,12 +28,13 @@ class ParquetEvents:
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaEvents:
-    """Topics of a broker; examples go through the broker too."""
+    """Topics of a broker; examples go through the broker too. It may be gone for ``outage_seconds``."""
 
     bootstrap_servers: str
     num_partitions: int
     start: str | int = "earliest"
     security: Mapping[str, Any] = field(default_factory=dict)
+    outage_seconds: float = 120.0
 
     @property
     def topics(self) -> dict[str, int]:
@@ -42,36 +43,31 @@ class KafkaEvents:
 
     def open(self, partitions: Sequence[int]) -> Source:
         """The events of some partitions, and all facts."""
-        return KafkaSource(
-            self.bootstrap_servers,
-            _inputs(partitions, self.num_partitions),
-            start=self.start,  # type: ignore[arg-type]
-            security=self.security,
-        )
+        return self._source(_inputs(partitions, self.num_partitions), self.start)
 
     def examples_end(self) -> Position:
         """Where the examples topic ends now: what lies before was joined by an earlier run."""
         wanted = [Partition(EXAMPLES, index) for index in range(self.num_partitions)]
-        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+        with self._source(wanted, "latest") as source:
             return source.position()
 
     def last_examples(self, partitions: Sequence[int]) -> dict[int, Number | None]:
         """What the last message of examples of each partition says of itself."""
         wanted = [Partition(EXAMPLES, index) for index in partitions]
-        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+        with self._source(wanted, "latest") as source:
             return {partition.index: Number.of(message.headers) for partition, message in source.last().items()}
 
     def open_examples(self, partitions: Sequence[int], offsets: Mapping[int, int]) -> Source:
         """The joined examples of some partitions, each from an offset on."""
         wanted = [Partition(EXAMPLES, index) for index in partitions]
-        source = KafkaSource(self.bootstrap_servers, wanted, security=self.security)
+        source = self._source(wanted)
         source.seek({partition: offsets[partition.index] for partition in wanted})
         return source
 
     def sent(self, topics: Collection[str]) -> dict[Partition, Sent]:
         """What lies in these topics by partition, as ``replay`` takes it to go on behind it."""
         wanted = [Partition(topic, index) for topic in topics for index in range(self.num_partitions)]
-        with KafkaSource(self.bootstrap_servers, wanted, start="latest", security=self.security) as source:
+        with self._source(wanted, "latest") as source:
             ends = source.position()
             source.seek({partition: end - 1 for partition, end in ends.items() if end > 0})
             last: dict[Partition, bytes] = {}
@@ -81,14 +77,23 @@ class KafkaEvents:
 
     def open_sink(self) -> KafkaSink:
         """A producer."""
-        return KafkaSink(self.bootstrap_servers, security=self.security)
+        return KafkaSink(self.bootstrap_servers, security=self.security, timeout_seconds=self.outage_seconds)
 
     def letters(self, partitions: Sequence[int]) -> Iterator[bytes]:
         """The dead letters about some partitions that lie in their topic now."""
         wanted = [Partition(DEAD_LETTERS, index) for index in partitions]
-        with KafkaSource(self.bootstrap_servers, wanted, security=self.security) as source:
+        with self._source(wanted) as source:
             while not all(map(source.caught_up, wanted)):
                 yield from map(_as_bytes, source.next_batch())
+
+    def _source(self, partitions: Sequence[Partition], start: str | int = "earliest") -> KafkaSource:
+        return KafkaSource(
+            self.bootstrap_servers,
+            partitions,
+            start=start,  # type: ignore[arg-type]
+            security=self.security,
+            timeout_seconds=self.outage_seconds,
+        )
 
 
 Events = ParquetEvents | KafkaEvents

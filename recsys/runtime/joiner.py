@@ -137,6 +137,7 @@ class JoinerActor:
                 "counts": {**self._stream.counts(), "events": self._stream.num_events},
                 "lag": self._stream.lag(),
                 "emitted": self._stream.num_emitted,
+                "away_seconds": self._stream.away_seconds,
             }
 
     def state(self) -> dict[str, Any]:

@@ -179,6 +179,7 @@ class KafkaSection:
     bootstrap_servers: Text | None
     port: Port | None
     security: Mapping[str, Any]
+    outage_seconds: Annotated[float, Above(0)] = 120.0
 
     def __post_init__(self) -> None:
         if self.bootstrap_servers is not None and self.port is not None:

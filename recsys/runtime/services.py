@@ -85,6 +85,7 @@ def _kafka_events(settings: OnlineSettings, bootstrap_servers: str) -> KafkaEven
         num_partitions=settings.topology.num_partitions,
         start=settings.start,
         security=settings.kafka_security,
+        outage_seconds=settings.kafka_outage_seconds,
     )
     create_topics(bootstrap_servers, events.topics, security=settings.kafka_security)
     return events

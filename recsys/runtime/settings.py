@@ -81,6 +81,7 @@ class OnlineSettings:
     bootstrap_servers: str | None
     kafka_port: int | None
     kafka_security: Mapping[str, Any] = field(default_factory=dict)
+    kafka_outage_seconds: float = 120.0
     redis_url: str | None = None
     redis_port: int | None = None
     ray_address: str | None = None
@@ -171,6 +172,7 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
         bootstrap_servers=said.kafka.bootstrap_servers,
         kafka_port=said.kafka.port,
         kafka_security=said.kafka.security,
+        kafka_outage_seconds=said.kafka.outage_seconds,
         redis_url=said.redis.url,
         redis_port=said.redis.port,
         ray_address=said.ray.address,

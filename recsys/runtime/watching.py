@@ -6,7 +6,7 @@ exactly.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -295,7 +295,7 @@ class Watch:
             checkpoint_seconds_ago=saver.age_seconds(),
             workers=run.num_workers,
             recoveries=len(self.recoveries),
-            problem=self._problem or published["error"],
+            problem=self._problem or published["error"] or _away(joiners),
         )
 
 
@@ -304,6 +304,12 @@ def _number_in(path: Path) -> int:
     if not text.isdigit():
         raise ConfigError(f"{path} says {text!r}; write a number of workers, or use python -m jobs.scale")
     return int(text)
+
+
+def _away(joiners: Sequence[Mapping[str, Any]]) -> str:
+    """What to say of a stream whose source does not answer."""
+    seconds = max((look["away_seconds"] for look in joiners), default=0.0)
+    return f"Kafka has not answered for {seconds:.0f} s; the run waits for it" if seconds else ""
 
 
 def _weighted(name: str, parts: list[dict[str, Any]]) -> float:

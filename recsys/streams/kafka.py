@@ -1,6 +1,7 @@
 """Kafka as a source and as a sink. There is no consumer group: the offsets live in our checkpoint."""
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,6 +25,10 @@ from recsys.streams.unread import UnreadSince
 
 _ALL = 2**31
 _POSITION_MS = 500
+_REQUEST_MS = 30_000  # for the answer to one request, of which a delivery may need several
+_SILENT_SECONDS = 5.0  # then the broker is asked whether it lives
+_ASK_SECONDS = 2.0  # it has for an answer while reading goes on
+_KNOWN_SECONDS = 1.0  # an end counts as known for so long
 
 Start = Literal["earliest", "latest"] | int
 
@@ -40,10 +45,10 @@ class KafkaSource(Source):
     since 1970.
 
     Payloads are the messages' bytes (empty for a message without a value). ``fetch_bytes`` is what one
-    request brings per partition at most; a larger message still comes, alone. Where nothing comes for
-    ``timeout_seconds`` the broker is asked whether it lives: a dead broker is a ServiceError, not a silent
-    topic. Raises ServiceError where the broker or a topic is absent, DataError where the broker has deleted
-    what comes next (retention).
+    request brings per partition at most; a larger message still comes, alone. Where nothing comes for a while the
+    broker is asked whether it lives: one that has not answered for ``timeout_seconds`` is a ServiceError, not a silent
+    topic; one that comes back before is read on. Raises ServiceError where the broker or a topic is absent,
+    DataError where the broker has deleted what comes next (retention).
     """
 
     def __init__(
@@ -90,11 +95,12 @@ class KafkaSource(Source):
             check_partitions(self.partitions, list_topics(self._consumer, bootstrap_servers), bootstrap_servers)
             self._consumer.assign(list(self._by_name))
             self._end = self._ends(self.partitions)
+            self._ends_at = dict.fromkeys(self.partitions, clock())  # when each was asked for
             self._move(self._offsets_at(start))
         except BaseException:
             self.close()
             raise
-        self._heard_at = clock()
+        self._heard_at = self._asked_at = clock()
 
     def _offsets_at(self, start: Start) -> Position:
         if start == "latest":
@@ -120,12 +126,38 @@ class KafkaSource(Source):
         return self._look_up("beginning_offsets", partitions)
 
     def _look_up(
-        self, method: Literal["end_offsets", "beginning_offsets"], partitions: Iterable[Partition]
+        self,
+        method: Literal["end_offsets", "beginning_offsets"],
+        partitions: Iterable[Partition],
+        timeout_ms: int | None = None,
     ) -> Position:
         names = [topic_partition(partition) for partition in partitions]
         with kafka_errors("asking for offsets", self._servers):
-            offsets = getattr(self._consumer, method)(names, timeout_ms=self._timeout_ms)
+            offsets = getattr(self._consumer, method)(names, timeout_ms=timeout_ms or self._timeout_ms)
         return {self._by_name[name]: offset for name, offset in offsets.items()}
+
+    def _ask_ends(self, partitions: Iterable[Partition]) -> None:
+        """Ask where partitions end now; a broker that does not say keeps what is known, until it is given up.
+
+        Asked at most once in a while: a broker that is gone must not hold up who reads.
+        """
+        now = self._clock()
+        old = [partition for partition in partitions if now - self._ends_at[partition] > _KNOWN_SECONDS]
+        if not old or (self._asked_at > self._heard_at and now - self._asked_at < _KNOWN_SECONDS):
+            return
+        try:
+            self._end |= self._look_up("end_offsets", old, min(int(1000 * _ASK_SECONDS), self._timeout_ms))
+        except ServiceError:
+            if self._clock() - self._heard_at > self._timeout_seconds:
+                raise
+            self._asked_at = self._clock()
+        else:
+            self._heard_at = self._clock()
+            self._ends_at |= dict.fromkeys(old, self._heard_at)
+
+    def away_seconds(self) -> float:
+        """See Source.away_seconds."""
+        return self._clock() - self._heard_at if self._asked_at > self._heard_at else 0.0
 
     def next_batch(
         self, max_records: int = 1000, timeout_seconds: float = 0.1, only: Collection[Partition] | None = None
@@ -186,12 +218,10 @@ class KafkaSource(Source):
                 raise DataError(message)
 
     def _check_alive(self, heard: bool) -> None:
-        now = self._clock()
-        if not heard and now - self._heard_at > self._timeout_seconds:
-            self._end |= self._ends(self.partitions)
-            heard = True
         if heard:
-            self._heard_at = now
+            self._heard_at = self._clock()
+        elif self._clock() - self._heard_at > min(_SILENT_SECONDS, self._timeout_seconds):
+            self._ask_ends(self.partitions)
 
     def last(self) -> dict[Partition, "LastMessage"]:
         """The message before the end of each partition that holds one; reading goes on from the ends."""
@@ -240,16 +270,20 @@ class KafkaSource(Source):
             self._next[partition] = offset
 
     def caught_up(self, partition: Partition) -> bool:
-        """As promised by Source; the end is that of the last fetch, and asked for where the partition is
-        held back."""
+        """As promised by Source. The broker has said so within the last second: one that is gone says nothing, and
+        its silence is not the stream's."""
         offset = self._offset_of(partition)
-        if offset >= self._known_end(partition) and partition in self._held_back:
-            self._end |= self._ends([partition])
-        return offset >= self._known_end(partition)
+        if offset < self._known_end(partition):
+            return False
+        if partition in self._held_back:  # no fetch tells of its end
+            self._ends_at[partition] = -math.inf
+        self._ask_ends(self.partitions)
+        known = self._clock() - self._ends_at[partition] <= _KNOWN_SECONDS
+        return known and offset >= self._known_end(partition)
 
     def lag(self) -> dict[Partition, int]:
         if self._held_back:
-            self._end |= self._ends(self._held_back)
+            self._ask_ends(self._held_back)
         return {partition: max(0, self._known_end(partition) - offset) for partition, offset in self.position().items()}
 
     def unread_since_ms(self) -> dict[Partition, int]:
@@ -305,7 +339,7 @@ class KafkaSink(Sink):
             batch_size=batch_bytes,
             max_request_size=max_message_bytes,
             max_block_ms=int(timeout_seconds * 1000),
-            request_timeout_ms=max(1, int(timeout_seconds * 1000) - linger_ms),
+            request_timeout_ms=max(1, min(_REQUEST_MS, int(timeout_seconds * 1000) - linger_ms)),
             delivery_timeout_ms=int(timeout_seconds * 1000),
         )
 

@@ -89,6 +89,10 @@ class Source(ABC):
         """Records that are there and not delivered, per partition (in Kafka a difference of offsets: an
         upper bound)."""
 
+    def away_seconds(self) -> float:
+        """For how long whoever has the records has not answered; 0 where it did. Files are always there."""
+        return 0.0
+
     def unread_since_ms(self) -> dict[Partition, int]:
         """When the oldest record not delivered was written (ms since 1970), of partitions with a lag where that is
         known: files and lists do not say."""

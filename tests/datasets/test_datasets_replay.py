@@ -158,6 +158,13 @@ def test_audit_under_a_limit_counts_the_first_impressions_only(prepared):
         audit(prepared, ["ml100k-0", "ml100k-2"], limit=2)
 
 
+def test_audit_of_impressions_recorded_twice_wants_each_once(prepared):
+    recorded = pq.read_table(prepared.impressions)
+    pq.write_table(pa.concat_tables([recorded, recorded.slice(1, 2)]), prepared.impressions)
+    assert audit(prepared, [f"ml100k-{row}" for row in range(5)]) == (0, 0)
+    assert audit(prepared, ["ml100k-0", "ml100k-1", "ml100k-1"]) == (3, 1)
+
+
 def test_audit_refuses_strangers(prepared):
     with pytest.raises(DataError, match=r"2 of 3 trained ids are not request ids of the impressions in .*'r9' first"):
         audit(prepared, ["ml100k-0", "r9", "r9"])

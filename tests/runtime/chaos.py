@@ -141,13 +141,20 @@ class Chaos:
 
 
 @contextmanager
-def chaos() -> Iterator[Chaos]:
-    """In a folder for the time of the block, on a Ray that ends with it."""
+def chaos_cluster() -> Iterator[tuple[Path, LoopbackCluster]]:
+    """A folder for the time of the block, and a Ray of two nodes that ends with it."""
     os.environ.update(_HEALTH, PYTHONPATH=str(ROOT))  # for actors too: what is tried is what lies here
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         place = Path(name)
         with LoopbackCluster(place / "ray", [{}]) as cluster:
-            yield Chaos(place, cluster)
+            yield place, cluster
+
+
+@contextmanager
+def chaos() -> Iterator[Chaos]:
+    """What seeds are tried on, for the time of the block."""
+    with chaos_cluster() as (place, cluster):
+        yield Chaos(place, cluster)
 
 
 def planned(seed: int) -> tuple[Result, list[Kill], random.Random]:

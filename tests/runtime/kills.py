@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Kill:
     ``at`` of its files is there; in ``recovery`` ``at`` seconds after the first new actor of a class is seen.
     """
 
-    victim: str  # class of an actor, "driver", or "raylet"
+    victim: str  # class of an actor, "driver", "raylet", or a service that the killer was told of
     moment: str  # "training", "checkpoint" or "recovery"
     examples: int = 0
     at: float = 0.0
@@ -59,8 +59,16 @@ class Reached(NamedTuple):
 class Killer:
     """Carries out kills, one after the other, on runs whose actors live on a cluster's nodes."""
 
-    def __init__(self, cluster: LoopbackCluster, checkpoints: Path, kills: Sequence[Kill], draw: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: LoopbackCluster,
+        checkpoints: Path,
+        kills: Sequence[Kill],
+        draw: random.Random,
+        services: Mapping[str, Callable[[], list[int]]] | None = None,
+    ) -> None:
         self._cluster, self._checkpoints, self._draw = cluster, checkpoints, draw
+        self._services = services or {}  # what gives the processes of each
         self.left, self.killed = list(kills), list[Killed]()
         self._others: set[int] = set()  # actors of runs, and of drivers, before this one
         self._seen: set[int] = set()  # and those of before the last kill
@@ -129,6 +137,8 @@ class Killer:
         """Process ids: of a raylet on which the run has actors, it and all that it has started; nobody is told."""
         if kill.victim == "driver":
             return [job.pid]
+        if kill.victim in self._services:
+            return self._services[kill.victim]()
         if kill.victim == "raylet":
             alive = [processes_of(node) for node in self._cluster.nodes if node.process.poll() is None]
             used = [pids for pids in alive if any(_is_actor(names.get(pid, "")) for pid in pids)]

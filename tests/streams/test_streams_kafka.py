@@ -3,16 +3,19 @@
 import gc
 import logging
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from kafka.errors import KafkaConnectionError
 
 from recsys.embedded.kafka import EmbeddedKafka, kafka_unavailable
+from recsys.embedded.process import free_ports
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.events import END_PAYLOAD, Action, Facts, Impression, decode
 from recsys.runtime.sections import start_of
@@ -293,6 +296,44 @@ def test_a_broker_that_dies_is_an_error_for_source_and_sink(tmp_path: Path, capl
     assert "did not take a message" in errors["flush"]
     assert "did not take a message" in errors["close"]
     assert "asking for offsets failed" in errors["next_batch"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("leftovers")
+def test_a_broker_that_was_killed_and_comes_back_is_gone_on_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "kafka")
+    reason = kafka_unavailable()
+    if reason:
+        pytest.skip(reason)
+    folder, port, partition = tmp_path / "kafka", free_ports(1)[0], Partition("actions", 0)
+    kafka = EmbeddedKafka(folder, port=port)
+    servers = kafka.bootstrap_servers
+    create_topics(servers, {"actions": 1})
+    with KafkaSource(servers, [partition], timeout_seconds=60) as source, KafkaSink(servers) as sink:
+        sink.send(partition, b"a")
+        sink.flush()
+        assert read(source, 1) == [b"a"]
+        assert source.caught_up(partition)
+        [broker] = psutil.Process(kafka.guard_pid).children()
+        broker.kill()
+        assert kafka.process.wait(10) is not None
+        sink.send(partition, b"b")
+        until = time.monotonic() + 6.5  # longer than the source waits before it asks
+        while time.monotonic() < until:
+            assert source.next_batch() == []
+            assert source.lag() == {partition: 0}
+        assert not source.caught_up(partition)  # its silence is the broker's
+        assert source.away_seconds() > 0
+        with EmbeddedKafka(folder, port=port) as again:
+            assert again.bootstrap_servers == servers
+            sink.flush()
+            assert read(source, 1) == [b"b"]
+            assert source.away_seconds() == 0
+            assert source.caught_up(partition)
+            assert source.position() == {partition: 2}
+    gc.collect()
 
 
 def test_the_position_is_known_when_the_client_can_not_tell_it(

@@ -25,12 +25,18 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
 
 
 def plan_tables(
-    fields: Mapping[str, Any], features: Sequence[Feature], *, optimizer: Optimizer, seed: int
+    fields: Mapping[str, Any],
+    features: Sequence[Feature],
+    *,
+    optimizer: Optimizer,
+    seed: int,
+    with_first_order: bool = False,
 ) -> list[TableConfig]:
     """The tables for the sparse ones of ``features``, as the YAML ``fields`` describe them.
 
-    Raises ConfigError for an unknown kind or field (listing the known ones), a value that can not be, or a size that
-    can not be found.
+    ``with_first_order``: each will have its width-1 companion, which a budget counts too. Raises ConfigError for an
+    unknown kind or field (listing the known ones), a value that can not be, a size that can not be found, or a budget
+    that is too small.
 
     >>> from recsys.rows.optimizers import SGD
     >>> user = Feature(name="user", kind="id", source="user.id", num_embeddings=100)
@@ -40,10 +46,16 @@ def plan_tables(
     """
     _, plan = TABLES[choose("table", fields, TABLES)]
     sparse = [feature for feature in features if feature.kind != "number"]
-    return build(plan, fields, "table").tables(sparse, optimizer=optimizer, seed=seed)
+    return build(plan, fields, "table").tables(
+        sparse, optimizer=optimizer, seed=seed, bytes_of=_served_bytes, with_first_order=with_first_order
+    )
 
 
 def build_table(config: TableConfig) -> Table:
     """The table that ``config`` describes."""
     table, _ = TABLES[config.kind]
     return table(config)
+
+
+def _served_bytes(config: TableConfig) -> int:
+    return build_table(config).nbytes("serving").total

@@ -19,7 +19,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
 from recsys.rows.store import Gradients, RowGroup, RowReader, by_name
 from recsys.tables import build_table
-from recsys.tables.table import Table, TableConfig
+from recsys.tables.table import FORMS, Table, TableConfig
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,13 @@ class Embeddings(nn.Module):
         """The tables' own terms of the loss."""
         return torch.stack([table.penalty() for table in self.tables.values()]).sum()
 
+    def sizes(self, num_rows: Mapping[str, int]) -> dict[str, dict[str, object]]:
+        """By table: kind, bytes in training and serving, and how often its full table would hold that.
+
+        ``num_rows``: what the store holds of each group, which counts where a group grows.
+        """
+        return {name: _sizes(table, num_rows) for name, table in self.tables.items()}
+
     def _check_known(self, table: str, feature: str, ids_N: Keys) -> None:
         known_N = self.tables[table].known(feature, torch.from_numpy(ids_N))
         if known_N is not None and not known_N.all():
@@ -164,6 +171,18 @@ class Embeddings(nn.Module):
         everything_N = torch.arange(len(vectors_ND))
         offsets = torch.from_numpy(bag.offsets[:-1])
         return functional.embedding_bag(everything_N, vectors_ND, offsets, mode=config.pooling)
+
+
+def _sizes(table: Table, num_rows: Mapping[str, int]) -> dict[str, object]:
+    training, serving = (table.nbytes(form, num_rows) for form in FORMS)
+    full_bytes = table.config.full_bytes
+    return {
+        "kind": table.config.kind,
+        "training_bytes": training.total,
+        "optimizer_bytes": training.optimizer,
+        "serving_bytes": serving.total,
+        "compression": full_bytes / serving.total if full_bytes and serving.total else None,
+    }
 
 
 def _selected(bag: Bag, mask_N: npt.NDArray[np.bool_]) -> Bag:

@@ -10,10 +10,19 @@ from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
+from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.dhe import DHE, DHEPlan
+from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
+from recsys.tables.frequency import Frequency, FrequencyPlan
 from recsys.tables.full import Full, FullPlan
 from recsys.tables.hash import Hash, HashPlan
+from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
+from recsys.tables.int8 import Int8, Int8Plan
+from recsys.tables.mde import MDE, MDEPlan
 from recsys.tables.plan import TablePlan
+from recsys.tables.robe import Robe, RobePlan
 from recsys.tables.table import Table, TableConfig
+from recsys.tables.tt_rec import TTRec, TTRecPlan
 from recsys.tables.unified import Unified, UnifiedPlan
 
 TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
@@ -21,6 +30,15 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "hash": (Hash, HashPlan),
     "unified": (Unified, UnifiedPlan),
     "collisionless": (Collisionless, CollisionlessPlan),
+    "double_hash": (DoubleHash, DoubleHashPlan),
+    "hash_embedding": (HashEmbedding, HashEmbeddingPlan),
+    "compositional": (Compositional, CompositionalPlan),
+    "robe": (Robe, RobePlan),
+    "tt_rec": (TTRec, TTRecPlan),
+    "dhe": (DHE, DHEPlan),
+    "mde": (MDE, MDEPlan),
+    "frequency": (Frequency, FrequencyPlan),
+    "int8": (Int8, Int8Plan),
 }
 
 

@@ -75,7 +75,8 @@ class TablePlan(ABC):
         groups = self.grouped(features)
         sizes: Mapping[str, int] = {}
         if not self.is_sized and (self.compression or self.budget):
-            sizes = self._sizes([sized(users, name) for name, users in groups.items()])
+            tables = [sized(users, name) for name, users in groups.items()]
+            sizes = self._sizes(tables, *self._allowed(tables))
         return [config(users, name, sizes.get(name)) for name, users in groups.items()]
 
     def grouped(self, features: Sequence[Feature]) -> Mapping[str, Sequence[Feature]]:
@@ -113,16 +114,20 @@ class TablePlan(ABC):
             "optimizer": optimizer,
         }
 
-    def _sizes(self, tables: Sequence[Sized]) -> Mapping[str, int]:
-        """Sizes within the budget."""
+    def _sizes(self, tables: Sequence[Sized], num_bytes: float, asked: str) -> Mapping[str, int]:
+        """Sizes of tables that take no more than ``num_bytes``; an error names what was ``asked``."""
+        return share_out(tables, num_bytes, asked)
+
+    def _allowed(self, tables: Sequence[Sized]) -> tuple[float, str]:
+        """How many bytes all tables may take, and who says so."""
         if self.budget is not None:
-            return share_out(tables, self.budget, f"table.budget={self.budget}")
+            return self.budget, f"table.budget={self.budget}"
         assert self.compression is not None
         full_bytes = sum(table.full_bytes for table in tables)
-        return share_out(tables, full_bytes / self.compression, f"table.compression={self.compression:g}")
+        return full_bytes / self.compression, f"table.compression={self.compression:g}"
 
     def _required_ids(self, users: Sequence[Feature], *, alone: bool) -> int:
-        """How many ids a table is for; ConfigError where that is not known. A lone table has all of a budget: then 1."""
+        """How many ids a table is for; ConfigError where that is not known. A lone table has all of a budget: 1."""
         found = num_ids(users)
         if found is None and not (alone and self.budget is not None):
             raise ConfigError(

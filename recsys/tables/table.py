@@ -112,12 +112,14 @@ class Table(nn.Module, ABC):
     ``linear``: compose is linear and the same for every id of a feature, so that rows may be pooled before it.
     ``id_range``: what ``known`` says, in words. ``shrinks``: what is smaller than a full table, training memory (and so
     serving) or what is served alone; ``streams``: whether it learns from a stream, whatever ids come up; ``stages``:
-    what it has to go through, in order, before it is served.
+    what it has to go through, in order, before it is served. ``pushed_if_used``: row groups whose rows may be asked for
+    and then not used: such a row, without any gradient, is not pushed.
     """
 
     shrinks: ClassVar[Literal["nothing", "training", "serving"]] = "training"
     streams: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ()
+    pushed_if_used: tuple[str, ...] = ()
     linear: bool = False
     id_range: str = "int64"
     groups: tuple[RowGroup, ...]

@@ -50,6 +50,8 @@ class MDEPlan(TablePlan):
         """See TablePlan.table: ``size`` is the width of the rows."""
         ids = num_ids(features)
         width = size or self._width(self.embedding_dim, ids or 1)
+        if ids is not None and width * (ids + self.embedding_dim) >= ids * self.embedding_dim:
+            width = self.embedding_dim  # of so few ids, the projection would take what narrow rows save
         return MDEConfig(num_embeddings=ids, row_width=width, **shared)
 
     def largest_size(self, features: Sequence[Feature]) -> int:

@@ -67,7 +67,8 @@ class DHE(Table):
             nn.Sequential(_linear(sizes[at], sizes[at + 1], config, at), nn.LayerNorm(sizes[at + 1]), nn.Mish())
             for at in range(config.num_layers)
         ]
-        self.layers = nn.Sequential(*hidden, _linear(config.hidden_size, config.embedding_dim, config, len(hidden)))
+        self._last = _linear(config.hidden_size, config.embedding_dim, config, len(hidden))
+        self.layers = nn.Sequential(*hidden, self._last)
         self._scale_last()
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
@@ -89,7 +90,7 @@ class DHE(Table):
         """Start vectors at the standard deviation of a full table's rows: uniform in ±s has s/√3."""
         vectors = self.layers(self.codes(torch.arange(_SAMPLE)))
         wanted = self.config.initial.scale / math.sqrt(3)
-        self.layers[-1].weight *= wanted / float(vectors.std().clamp_min(1e-12))
+        self._last.weight *= wanted / float(vectors.std().clamp_min(1e-12))
 
 
 def _linear(num_in: int, num_out: int, config: TableConfig, layer: int) -> nn.Linear:

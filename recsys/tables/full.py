@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.features.declarations import Feature
 from recsys.tables.plan import TablePlan, num_ids
-from recsys.tables.table import Table, TableConfig, identity, require
+from recsys.tables.table import Shrinks, Table, TableConfig, identity, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class FullPlan(TablePlan):
 class Full(Table):
     """The id is the key; an id outside [0, num_embeddings) is unknown."""
 
-    shrinks = "nothing"
+    shrinks: ClassVar[Shrinks] = "nothing"
     streams = False
     linear = True
 

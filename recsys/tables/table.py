@@ -28,6 +28,7 @@ from recsys.rows.store import RowFormat, RowGroup
 Pooling = Literal["sum", "mean"]
 Absent = Literal["initial", "zeros"]
 Form = Literal["training", "serving"]
+Shrinks = Literal["nothing", "training", "serving"]
 FORMS: tuple[Form, Form] = get_args(Form)
 
 
@@ -116,7 +117,7 @@ class Table(nn.Module, ABC):
     and then not used: such a row, without any gradient, is not pushed.
     """
 
-    shrinks: ClassVar[Literal["nothing", "training", "serving"]] = "training"
+    shrinks: ClassVar[Shrinks] = "training"
     streams: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ()
     pushed_if_used: tuple[str, ...] = ()

@@ -8,8 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos chaos-stream fuzz-rows \
-        fuzz-stream test check format requirements
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*##.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +33,9 @@ cluster: install ## Kafka, Redis and a Ray of three nodes on loopback, and a run
 
 bench-rows: install $(TFRA_VENV)/.installed ## measure the row stores against their peers (4 minutes) -> runs/bench/rows.json
 	$(BIN)/python -m benches.rows $$(test -e $(TFRA_VENV)/.installed && echo --tfra $(TFRA_VENV)/bin/python) $(ARGS)
+
+bench-tables: install ## measure every table kind beside a full table (2 minutes) -> runs/bench/tables.json
+	$(BIN)/python -m benches.tables $(ARGS)
 
 # TFRA wants an older numpy than ours, and a Python that has wheels of both: without them it is left out, and said so.
 $(TFRA_VENV)/.installed: $(STAMP)

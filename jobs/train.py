@@ -48,14 +48,15 @@ def main(config: dict[str, Any], folder: Path) -> None:
         learned, figures = learn(settings, trainer, recorded.examples, console)
         state = {"features": recorded.features.to_json(), "position": []}
         about = {"data": settings.data.name, "source": settings.source.kind, "time_ms": recorded.time_ms}
-        rows = store.snapshot()
+        rows, num_rows = store.snapshot(), store.num_rows()
         checkpoint = Checkpoint(blueprint=blueprint, joiners=[state], about=about, rows=rows)
         save_checkpoint(folder / "checkpoints", checkpoint)
         summary = {
             **figures,
             "examples": recorded.examples.num_rows,
-            "rows": store.num_rows(),
+            "rows": num_rows,
             "bytes": store.nbytes,
+            "tables": recommender.embeddings.sizes(num_rows),
         }
     write_seen(folder / "predictions", {of: learned.column(f"{of}_id").combine_chunks() for of in OF})
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -9,7 +9,7 @@ Shape suffixes: B examples, N ids of one feature over the batch, D embedding dim
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from recsys.rows.store import RowStore
 from recsys.tables.embeddings import Embeddings, Looked
 from recsys.tables.full import FullConfig
 from recsys.tables.table import Pooling, TableConfig
+from recsys.tables.unified import UnifiedConfig
 
 try:
     with warnings.catch_warnings():
@@ -188,6 +189,32 @@ class EmbeddingBagCollection(nn.Module):
                     f"{group}; build the store with Embeddings(tables).groups"
                 )
                 raise ConfigError(reason)
+
+
+def unified_in_torchrec(
+    config: UnifiedConfig, num_rows: int
+) -> tuple[torchrec.EmbeddingBagConfig, Callable[[KeyedJaggedTensor], KeyedJaggedTensor]]:
+    """A stock table that is this ``unified`` one, and what rewrites features for it.
+
+    Each chunk of a feature is a key of its own, ``feature#chunk``, with the feature's ids hashed into ``num_rows``; the
+    chunks of a feature, side by side, are its embedding without the zeros at the end.
+    """
+    seeds = {f"{f}#{at}": (f, seed) for f in config.feature_names for at, seed in enumerate(config.chunk_seeds(f))}
+    stock = torchrec.EmbeddingBagConfig(
+        name=config.name,
+        num_embeddings=num_rows,
+        embedding_dim=config.row_width,
+        feature_names=list(seeds),
+        pooling=next(stock for stock, ours in _POOLINGS.items() if ours == config.pooling),
+    )
+
+    def rewrite(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        parts = [(features[feature], seed) for feature, seed in seeds.values()]
+        hashed = [hashing.hash_to_range(part.values().long().numpy(), num_rows, seed) for part, seed in parts]
+        lengths = torch.cat([part.lengths() for part, _ in parts])
+        return KeyedJaggedTensor(keys=list(seeds), values=torch.from_numpy(np.concatenate(hashed)), lengths=lengths)
+
+    return stock, rewrite
 
 
 def _as_table(table: TableConfig | torchrec.EmbeddingBagConfig, optimizer: Optimizer, seed: int) -> TableConfig:

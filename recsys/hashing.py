@@ -42,6 +42,18 @@ def hash_to_range(values_N: npt.NDArray[np.int64], num_buckets: int, seed: int =
     return (mix64(values_N, seed) % np.uint64(num_buckets)).astype(np.int64)
 
 
+def fold(values_N: npt.NDArray[np.int64], num_ids: int, seed: int = 0) -> Keys:
+    """Values of ``[0, num_ids)`` as they are, any others hashed into it.
+
+    >>> fold(np.array([7, 9, 10**12, -1]), num_ids=10, seed=1).tolist()
+    [7, 9, 4, 8]
+    """
+    outside_N = (values_N < 0) | (values_N >= num_ids)
+    if not outside_N.any():
+        return values_N
+    return np.where(outside_N, hash_to_range(values_N, num_ids, seed), values_N)
+
+
 def hash_string(text: str) -> int:
     """Turn a string into a signed 64-bit id (BLAKE2b, 8 bytes).
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys import hashing
-from recsys.collection import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor, torchrec
+from recsys.collection import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor, torchrec, unified_in_torchrec
 from recsys.errors import ConfigError, DataError, DependencyError
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD, Adagrad, Adam, Optimizer
@@ -215,7 +215,8 @@ def test_int32_ids_and_repeated_inverse_indices_as_in_torchrec() -> None:
     torch.testing.assert_close(ours(features).values(), theirs(features).values())
 
 
-def test_unified_is_one_stock_table_over_rewritten_ids() -> None:
+@pytest.mark.parametrize("chunks", [None, {"liked": 2, "genres": 1}])
+def test_unified_is_one_stock_table_over_rewritten_ids(chunks: dict[str, int] | None) -> None:
     """Each key repeated num_chunks times with hashed ids, in one EmbeddingBagConfig; columns regrouped."""
     num_rows, num_chunks, dim = 50, 3, 12
     config = UnifiedConfig(
@@ -226,45 +227,46 @@ def test_unified_is_one_stock_table_over_rewritten_ids() -> None:
         optimizer=Adagrad(learning_rate=0.1),
         num_rows=num_rows,
         num_chunks=num_chunks,
+        chunks=chunks,
         seed=11,
         salts={"shown": "item", "liked": "item"},
     )
     ours = EmbeddingBagCollection(tables=[config])
-    vocabulary = {"shown": "item", "liked": "item", "genres": "genres"}
-    chunk_keys = {name: [f"{name}:{chunk}" for chunk in range(num_chunks)] for name in config.feature_names}
-    flat = [key for keys in chunk_keys.values() for key in keys]
-    stock = torchrec.EmbeddingBagCollection(
-        tables=[
-            torchrec.EmbeddingBagConfig(
-                name="all",
-                num_embeddings=num_rows,
-                embedding_dim=dim // num_chunks,
-                feature_names=flat,
-                pooling=MEAN,
-            )
-        ]
-    )
+    rewritten_config, rewrite = unified_in_torchrec(config, num_rows)
+    stock = torchrec.EmbeddingBagCollection(tables=[rewritten_config])
     weight = stock.embedding_bags["all"].weight
     with torch.no_grad():
         weight.copy_(torch.from_numpy(ours.store.pull({"all": np.arange(num_rows)})["all"]))
     reference = torch.optim.Adagrad(stock.parameters(), lr=0.1)
 
     def rewritten(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """The rewriting by hand."""
         values, lengths = [], []
-        for name in config.feature_names:
-            for chunk in range(num_chunks):
-                salt = hashing.seed_of(11, vocabulary[name], chunk)
+        for name, vocabulary in (("shown", "item"), ("liked", "item"), ("genres", "genres")):
+            for chunk in range((chunks or {}).get(name, num_chunks)):
+                salt = hashing.seed_of(11, vocabulary, chunk)
                 ids = features[name].values().numpy()
                 values.append(torch.from_numpy(hashing.hash_to_range(ids, num_rows, salt)))
                 lengths.append(features[name].lengths())
-        return KeyedJaggedTensor(keys=flat, values=torch.cat(values), lengths=torch.cat(lengths))
+        keys = rewritten_config.feature_names
+        return KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths))
 
     def regrouped(output: KeyedTensor) -> torch.Tensor:
-        return torch.cat([output[key] for name in config.feature_names for key in chunk_keys[name]], dim=1)
+        """A feature's chunks side by side, zeros behind where they are few."""
+        columns = []
+        for name in config.feature_names:
+            given = [output[f"{name}#{chunk}"] for chunk in range((chunks or {}).get(name, num_chunks))]
+            missing = num_chunks - len(given)
+            columns += [*given, torch.zeros(len(given[0]), missing * dim // num_chunks)]
+        return torch.cat(columns, dim=1)
 
     for seed in range(3):
         features = random_features(seed)
-        output, expected = ours(features), regrouped(stock(rewritten(features)))
+        again = rewrite(features)
+        assert (
+            torch.equal(again.values(), rewritten(features).values()) and again.keys() == rewritten_config.feature_names
+        )
+        output, expected = ours(features), regrouped(stock(again))
         torch.testing.assert_close(output.values(), expected, rtol=1e-5, atol=1e-6)
         reference.zero_grad()
         (expected**3 + expected).sum().backward()

@@ -85,10 +85,12 @@ class Recommender(nn.Module):
             self.features,
             optimizer=build_optimizer(blueprint.optimizer),
             seed=blueprint.seed,
+            with_first_order=config.needs_first_order,
         )
         narrow_optimizer = build_optimizer(blueprint.first_order_optimizer or blueprint.optimizer)
         narrow = [table.narrowed(narrow_optimizer) for table in tables] if config.needs_first_order else []
         self.embeddings = Embeddings([*tables, *narrow])
+        self._has_parameters = {name: any(True for _ in t.parameters()) for name, t in self.embeddings.tables.items()}
         self._wide = {name: table.name for table in tables for name in table.feature_names}
         self._narrow = {name: table.name for table in narrow for name in table.feature_names}
         generator = torch.Generator().manual_seed(hashing.seed_of(blueprint.seed, "model"))
@@ -143,6 +145,8 @@ class Recommender(nn.Module):
     @torch.no_grad()
     def embed(self, feature: str, ids_N: Keys, store: RowReader) -> Floats:
         """Embeddings (N, D) of single ids of a feature; DataError for an id that its table does not know."""
+        if self._has_parameters[self.table_of(feature)]:
+            self.dense.load(store.pull({DENSE: self.dense.keys})[DENSE])
         vectors_ND: Floats = self.embeddings.embed(self.table_of(feature), feature, ids_N, store).numpy()
         return vectors_ND
 

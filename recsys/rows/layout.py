@@ -3,27 +3,33 @@
 ::
 
     key    recsys:<model>:<run>:<row format>:<group>:<int64, little endian>
-    value  <version, float64, big endian> <row, float32 or float16, little endian>
+    value  <version, float64, big endian> <row, in the run's format or its group's smaller one, little endian>
 
 A value that is only a version is a tombstone. Versions are sequence numbers (exact in a float64 up to 2⁵³), kept as
 floats because that is what Redis's Lua compares. Everything of a run lives under one prefix; ``recsys:<model>:current``
 names the run that is served.
+
+A row of few bits is published as it is kept in training, int8 with its scale before it: to the bit, where no lazy decay
+has moved it between two of its format's numbers.
 
 Shape suffixes: N keys, W row width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys, id_text
+from recsys.rows.store import RowFormat
 
 VERSION_BYTES = 8
-ROW_FORMATS: dict[str, str] = {"float32": "<f4", "float16": "<f2"}
+ROW_FORMATS = ("float32", "float16")
+_NUMBERS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1"}
+_MOST, _LEAST_SCALE = np.float32(127), np.float32(2.0**-126)  # of int8: the largest code; the smallest normal scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,29 +95,60 @@ class Layout:
         packed = keys_N.astype("<i8").tobytes()
         return [prefix + packed[i : i + 8] for i in range(0, len(packed), 8)]
 
-    def encode_rows(self, rows_NW: Floats, versions_N: npt.NDArray[np.int64]) -> list[bytes]:
-        """One value a row. A number beyond float16's range becomes the largest it holds."""
-        kind = np.dtype(ROW_FORMATS[self.row_format])
-        limit = np.finfo(kind).max
-        record = np.dtype([("version", ">f8"), ("row", kind, (rows_NW.shape[1],))])
+    def encode_rows(
+        self, rows_NW: Floats, versions_N: npt.NDArray[np.int64], kept_as: RowFormat = "float32"
+    ) -> list[bytes]:
+        """One value a row, of a group ``kept_as`` a format. A number beyond its range becomes the largest it holds."""
+        record = self._record(kept_as, rows_NW.shape[1])
         values = np.empty(len(rows_NW), record)
         values["version"] = versions_N
-        values["row"] = np.clip(rows_NW, -limit, limit)
+        if "scale" in record.names:
+            values["scale"] = np.maximum(np.abs(rows_NW).max(axis=1) / _MOST, _LEAST_SCALE)
+            values["row"] = np.clip(np.rint(rows_NW / values["scale"][:, None]), -_MOST, _MOST)
+        else:
+            values["row"] = _narrowed(rows_NW, record["row"].base)
         packed, size = values.tobytes(), record.itemsize
         return [packed[i : i + size] for i in range(0, len(packed), size)]
 
-    def decode_rows(self, values: Sequence[bytes | None], width: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def decode_rows(
+        self, values: Sequence[bytes | None], width: int, kept_as: RowFormat = "float32"
+    ) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Rows (N, W), and which of them are there: neither missing nor a tombstone."""
-        kind = np.dtype(ROW_FORMATS[self.row_format])
-        size = VERSION_BYTES + width * kind.itemsize
+        record = self._record(kept_as, width)
+        size = record.itemsize
         present_N = np.array([value is not None and len(value) > VERSION_BYTES for value in values], np.bool_)
         found = [value for value in values if value is not None and len(value) > VERSION_BYTES]
         if any(len(value) != size for value in found):
             raise DataError(f"a published row is not {size} bytes long; it was written with another layout")
-        record = np.dtype([("version", ">f8"), ("row", kind, (width,))])
+        read = np.frombuffer(b"".join(found), record)
         rows_NW = np.zeros((len(values), width), np.float32)
-        rows_NW[present_N] = np.frombuffer(b"".join(found), record)["row"]
+        rows_NW[present_N] = _widened(read["row"])
+        if "scale" in record.names:
+            rows_NW[present_N] *= read["scale"][:, None]
         return rows_NW, present_N
+
+    def _record(self, kept_as: RowFormat, width: int) -> Any:
+        """A value's fields: a group of few bits has its own format, any other the run's."""
+        row_format = self.row_format if kept_as == "float32" else kept_as
+        scale = [("scale", "<f4")] if row_format == "int8" else []
+        return np.dtype([("version", ">f8"), *scale, ("row", _NUMBERS[row_format], (width,))])
+
+
+def _narrowed(rows_NW: Floats, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Rows as numbers of fewer bits, to the nearest; bfloat16, which numpy has not, as the upper half of the bits."""
+    if kind.kind == "f":
+        limit = np.finfo(kind).max
+        return np.clip(rows_NW, -limit, limit).astype(kind)
+    bits_NW = rows_NW.view(np.uint32)
+    odd_NW = (bits_NW >> np.uint32(16)) & np.uint32(1)
+    return ((bits_NW + np.uint32(0x7FFF) + odd_NW) >> np.uint32(16)).astype(kind)
+
+
+def _widened(numbers_NW: npt.NDArray[Any]) -> Floats:
+    """What ``_narrowed`` made, or codes, as float32."""
+    if numbers_NW.dtype.kind == "u":
+        return (numbers_NW.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return numbers_NW.astype(np.float32)
 
 
 def pointer_key(model: str) -> str:

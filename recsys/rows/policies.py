@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from recsys.errors import ConfigError
 from recsys.fields import Above, AtLeast, Between, build, choose
 
 
@@ -37,14 +38,19 @@ Admission = FrequencyAdmission | ProbabilisticAdmission
 
 @dataclass(frozen=True, kw_only=True)
 class Eviction:
-    """A row group holds at most ``max_bytes``, shared out evenly over shards; beyond, rows leave for new ones.
+    """A row group holds at most ``max_bytes``, or ``max_rows``, shared out evenly over shards; then rows leave for new.
 
     ``lru``: those touched longest ago. ``lfu``: those pushed least often, the longest ago of these first; counts are
     halved whenever one reaches 65,535, so that what was popular once does not stay for ever.
     """
 
     kind: Literal["lru", "lfu"] = "lru"
-    max_bytes: Annotated[int, AtLeast(1)]
+    max_bytes: Annotated[int, AtLeast(1)] | None = None
+    max_rows: Annotated[int, AtLeast(1)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_bytes is None) == (self.max_rows is None):
+            raise ConfigError(f"max_bytes={self.max_bytes} and max_rows={self.max_rows}; give one of them")
 
 
 ADMISSIONS: dict[str, Any] = {"frequency": FrequencyAdmission, "probabilistic": ProbabilisticAdmission}

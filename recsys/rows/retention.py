@@ -72,12 +72,15 @@ def gate_of(group: RowGroup) -> Gate:
 
 
 def rows_in_budget(group: RowGroup, share: float, row_bytes: int) -> int | None:
-    """How many rows of ``row_bytes`` a store's share of the byte budget allows, its index counted; None for any number.
+    """How many rows of ``row_bytes`` a store's share of the budget allows, its index counted; None for any number.
 
-    Raises ConfigError where not even one fits.
+    Raises ConfigError where not even one fits into bytes; of few rows, each of many shards may hold one.
     """
     if group.eviction is None:
         return None
+    if group.eviction.max_rows is not None:
+        return max(1, int(group.eviction.max_rows * share))
+    assert group.eviction.max_bytes is not None
     max_bytes = group.eviction.max_bytes * share - gate_of(group).nbytes
     fits = bisect_right(
         range(int(max(0, max_bytes)) // row_bytes + 1),

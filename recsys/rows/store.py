@@ -31,11 +31,12 @@ class RowGroup:
     """Rows of one width that share an optimizer and an initial distribution.
 
     Keys are any int64, in a collisionless map that grows with them; or, with ``num_rows``, integers in
-    [0, num_rows) in an array. ``absent`` says what a key without a row reads, in training and in serving alike:
-    the initial value that its row would start from, or zeros. A row comes into being at its first push, or when
-    ``admission`` lets it; it goes when no push has touched it for more than ``ttl_seconds`` of event time (looked for a
-    few dozen times in that time), or when ``eviction`` needs its room. ``row_format`` is how rows are kept; those of
-    few bits are rounded at random, and int8 has a scale for each row. Optimizer state is float32.
+    [0, num_rows) in an array. ``absent`` says what a key without a row reads, in training and in serving alike: the
+    initial value that its row would start from, or zeros, or (``missing``) NaN, for tables that read another instead.
+    A row comes into being at its first push, or when ``admission`` lets it; it goes when no push has touched it for
+    more than ``ttl_seconds`` of event time (looked for a few dozen times in that time), or when ``eviction`` needs its
+    room. ``row_format`` is how rows are kept; those of few bits are rounded at random, and int8 has a scale for each
+    row. Optimizer state is float32.
     """
 
     name: str
@@ -44,7 +45,7 @@ class RowGroup:
     initial: Initial = field(default_factory=Initial)
     seed: int = 0
     num_rows: int | None = None
-    absent: Literal["initial", "zeros"] = "initial"
+    absent: Literal["initial", "zeros", "missing"] = "initial"
     row_format: RowFormat = "float32"
     admission: Admission | None = None
     ttl_seconds: float | None = None
@@ -55,15 +56,15 @@ class RowGroup:
             raise ConfigError(f"row group {self.name!r}: width {self.width} must be at least 1")
         if self.num_rows is not None and self.num_rows < 1:
             raise ConfigError(f"row group {self.name!r}: num_rows {self.num_rows} must be at least 1")
-        if self.absent not in ("initial", "zeros"):
-            raise ConfigError(f"row group {self.name!r}: absent {self.absent!r} must be 'initial' or 'zeros'")
+        if self.absent not in ("initial", "zeros", "missing"):
+            raise ConfigError(f"row group {self.name!r}: absent {self.absent!r} must be initial, zeros or missing")
         if self.row_format not in get_args(RowFormat):
             raise unknown(f"row group {self.name!r}: row_format", self.row_format, get_args(RowFormat))
         if self.ttl_seconds is not None and not self.ttl_seconds > 0:
             raise ConfigError(f"row group {self.name!r}: ttl_seconds {self.ttl_seconds} must be above 0")
         if self.eviction is not None and self.num_rows is not None:
             raise ConfigError(
-                f"row group {self.name!r}: num_rows is given, so it can not grow past eviction.max_bytes; leave one out"
+                f"row group {self.name!r}: num_rows is given, so it can not grow past an eviction's; leave one out"
             )
 
     @property
@@ -73,8 +74,8 @@ class RowGroup:
 
     def absent_rows(self, keys_N: Keys) -> Floats:
         """What keys without a row read, float32 of shape (N, width)."""
-        if self.absent == "zeros":
-            return np.zeros((len(keys_N), self.width), np.float32)
+        if self.absent != "initial":
+            return np.full((len(keys_N), self.width), 0 if self.absent == "zeros" else np.nan, np.float32)
         return self.initial.rows(keys_N, self.width, self.seed)
 
     def checked_keys(self, keys_N: Keys) -> Keys:

@@ -87,7 +87,7 @@ class PublishedRows(RowReader):
 
     def _decoded(self, name: str, keys_N: Keys, values: Sequence[bytes | None]) -> Floats:
         group = self._group(name)
-        rows_NW, present_N = self._layout.decode_rows(values, group.width)
+        rows_NW, present_N = self._layout.decode_rows(values, group.width, group.row_format)
         if not present_N.all():
             rows_NW[~present_N] = group.absent_rows(keys_N[~present_N])
         return rows_NW

@@ -182,7 +182,8 @@ class Publisher:
         num_rows = num_deletes = 0
         for group, upserts in changes.upserts.items():
             keys = self._layout.row_keys(group, upserts.keys_U)
-            values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U)
+            kept_as = self._store.groups[group].row_format
+            values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U, kept_as)
             # a table's rows stand for themselves; the dense parameters of two versions make no model
             write = self._write_at_once if group == DENSE else self._write
             num_rows += write(list(zip(keys, values, strict=True)))

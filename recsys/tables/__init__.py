@@ -10,10 +10,19 @@ from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
+from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.dhe import DHE, DHEPlan
+from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
+from recsys.tables.frequency import Frequency, FrequencyPlan
 from recsys.tables.full import Full, FullPlan
 from recsys.tables.hash import Hash, HashPlan
+from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
+from recsys.tables.int8 import Int8, Int8Plan
+from recsys.tables.mde import MDE, MDEPlan
 from recsys.tables.plan import TablePlan
+from recsys.tables.robe import Robe, RobePlan
 from recsys.tables.table import Table, TableConfig
+from recsys.tables.tt_rec import TTRec, TTRecPlan
 from recsys.tables.unified import Unified, UnifiedPlan
 
 TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
@@ -21,16 +30,31 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "hash": (Hash, HashPlan),
     "unified": (Unified, UnifiedPlan),
     "collisionless": (Collisionless, CollisionlessPlan),
+    "double_hash": (DoubleHash, DoubleHashPlan),
+    "hash_embedding": (HashEmbedding, HashEmbeddingPlan),
+    "compositional": (Compositional, CompositionalPlan),
+    "robe": (Robe, RobePlan),
+    "tt_rec": (TTRec, TTRecPlan),
+    "dhe": (DHE, DHEPlan),
+    "mde": (MDE, MDEPlan),
+    "frequency": (Frequency, FrequencyPlan),
+    "int8": (Int8, Int8Plan),
 }
 
 
 def plan_tables(
-    fields: Mapping[str, Any], features: Sequence[Feature], *, optimizer: Optimizer, seed: int
+    fields: Mapping[str, Any],
+    features: Sequence[Feature],
+    *,
+    optimizer: Optimizer,
+    seed: int,
+    with_first_order: bool = False,
 ) -> list[TableConfig]:
     """The tables for the sparse ones of ``features``, as the YAML ``fields`` describe them.
 
-    Raises ConfigError for an unknown kind or field (listing the known ones), a value that can not be, or a size that
-    can not be found.
+    ``with_first_order``: each will have its width-1 companion, which a budget counts too. Raises ConfigError for an
+    unknown kind or field (listing the known ones), a value that can not be, a size that can not be found, or a budget
+    that is too small.
 
     >>> from recsys.rows.optimizers import SGD
     >>> user = Feature(name="user", kind="id", source="user.id", num_embeddings=100)
@@ -40,10 +64,16 @@ def plan_tables(
     """
     _, plan = TABLES[choose("table", fields, TABLES)]
     sparse = [feature for feature in features if feature.kind != "number"]
-    return build(plan, fields, "table").tables(sparse, optimizer=optimizer, seed=seed)
+    return build(plan, fields, "table").tables(
+        sparse, optimizer=optimizer, seed=seed, bytes_of=_served_bytes, with_first_order=with_first_order
+    )
 
 
 def build_table(config: TableConfig) -> Table:
     """The table that ``config`` describes."""
     table, _ = TABLES[config.kind]
     return table(config)
+
+
+def _served_bytes(config: TableConfig) -> int:
+    return build_table(config).nbytes("serving").total

@@ -26,21 +26,28 @@ class CollisionlessConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CollisionlessPlan(TablePlan):
-    """Which ids get a row, and which rows leave, where ids never end."""
+    """Which ids get a row, and which rows leave, where ids never end. A budget lets the rows touched last stay."""
 
     admission: Mapping[str, Any] | None = None
     ttl_seconds: Annotated[float, Above(0)] | None = None
     eviction: Eviction | None = None
 
-    def table(self, features: Sequence[Feature], **shared: Any) -> CollisionlessConfig:
-        """See TablePlan.table."""
+    def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> CollisionlessConfig:
+        """See TablePlan.table: ``size`` is the number of rows, beyond which the longest untouched leave."""
         admission = None if self.admission is None else build_admission(self.admission, "table.admission")
-        return CollisionlessConfig(admission=admission, ttl_seconds=self.ttl_seconds, eviction=self.eviction, **shared)
+        eviction = self.eviction if size is None else Eviction(kind="lru", max_rows=size)
+        return CollisionlessConfig(admission=admission, ttl_seconds=self.ttl_seconds, eviction=eviction, **shared)
+
+    @property
+    def is_sized(self) -> bool:
+        """See TablePlan.is_sized."""
+        return self.eviction is not None
 
 
 class Collisionless(Table):
     """The id, any int64, is the key; the store's collisionless map finds its row."""
 
+    shrinks = "nothing"  # but what ``admission`` and a budget keep out
     linear = True
 
     def __init__(self, config: CollisionlessConfig) -> None:

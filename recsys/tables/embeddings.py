@@ -19,7 +19,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
 from recsys.rows.store import Gradients, RowGroup, RowReader, by_name
 from recsys.tables import build_table
-from recsys.tables.table import Table, TableConfig
+from recsys.tables.table import FORMS, Table, TableConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Addressed:
     counts: dict[str, Keys]  # how often each occurs, of the groups that ask
     places: dict[tuple[str, str], dict[str, Tensor]]  # (table, feature) -> row group -> (N, K) index into the keys
     bags: Mapping[str, Bag]
+    pushed_if_used: frozenset[str] = frozenset()  # row groups
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,20 @@ class Looked:
     rows: dict[str, Tensor]  # (U, W) by row group
 
     def gradients(self) -> dict[str, Gradients]:
-        """What a push takes, after backward: keys and gradients of every group, and counts where they are asked for."""
+        """What a push takes, after backward: keys and gradients of every group, and counts where they are asked for.
+
+        A row that had no part in the loss is left out where its table says so.
+        """
         return {name: self._gradients(name, rows) for name, rows in self.rows.items()}
 
     def _gradients(self, name: str, rows: Tensor) -> Gradients:
+        keys_U, counts_U = self.addressed.keys[name], self.addressed.counts.get(name)
         gradients_UW = np.zeros(tuple(rows.shape), np.float32) if rows.grad is None else rows.grad.numpy()
-        if name in self.addressed.counts:
-            return self.addressed.keys[name], gradients_UW, self.addressed.counts[name]
-        return self.addressed.keys[name], gradients_UW
+        if name in self.addressed.pushed_if_used:
+            used_U = gradients_UW.any(axis=1)
+            keys_U, gradients_UW = keys_U[used_U], gradients_UW[used_U]
+            counts_U = None if counts_U is None else counts_U[used_U]
+        return (keys_U, gradients_UW) if counts_U is None else (keys_U, gradients_UW, counts_U)
 
 
 class Embeddings(nn.Module):
@@ -106,7 +113,8 @@ class Embeddings(nn.Module):
             for feature in table.config.feature_names:
                 named = {group.name: inverses[group.name].pop(0) for group in table.groups}
                 places[table.config.name, feature] = named
-        return Addressed(unique, counts, places, bags)
+        used = frozenset(name for table in self.tables.values() for name in table.pushed_if_used)
+        return Addressed(unique, counts, places, bags, used)
 
     def look(self, addressed: Addressed, rows: Mapping[str, Floats]) -> Looked:
         """Phase two: pulled rows become leaves of the graph."""
@@ -141,6 +149,13 @@ class Embeddings(nn.Module):
         """The tables' own terms of the loss."""
         return torch.stack([table.penalty() for table in self.tables.values()]).sum()
 
+    def sizes(self, num_rows: Mapping[str, int]) -> dict[str, dict[str, object]]:
+        """By table: kind, bytes in training and serving, and how often its full table would hold that.
+
+        ``num_rows``: what the store holds of each group, which counts where a group grows.
+        """
+        return {name: _sizes(table, num_rows) for name, table in self.tables.items()}
+
     def _check_known(self, table: str, feature: str, ids_N: Keys) -> None:
         known_N = self.tables[table].known(feature, torch.from_numpy(ids_N))
         if known_N is not None and not known_N.all():
@@ -164,6 +179,18 @@ class Embeddings(nn.Module):
         everything_N = torch.arange(len(vectors_ND))
         offsets = torch.from_numpy(bag.offsets[:-1])
         return functional.embedding_bag(everything_N, vectors_ND, offsets, mode=config.pooling)
+
+
+def _sizes(table: Table, num_rows: Mapping[str, int]) -> dict[str, object]:
+    training, serving = (table.nbytes(form, num_rows) for form in FORMS)
+    full_bytes = table.config.full_bytes
+    return {
+        "kind": table.config.kind,
+        "training_bytes": training.total,
+        "optimizer_bytes": training.optimizer,
+        "serving_bytes": serving.total,
+        "compression": full_bytes / serving.total if full_bytes and serving.total else None,
+    }
 
 
 def _selected(bag: Bag, mask_N: npt.NDArray[np.bool_]) -> Bag:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.features.declarations import Feature
 from recsys.tables.plan import TablePlan, num_ids
-from recsys.tables.table import Table, TableConfig, identity, require
+from recsys.tables.table import Shrinks, Table, TableConfig, identity, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,22 @@ class FullConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FullPlan(TablePlan):
-    """A row for each id that the features declare."""
+    """A row for each id that the features declare; a budget can only refuse it."""
 
-    def table(self, features: Sequence[Feature], **shared: Any) -> FullConfig:
+    def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> FullConfig:
         """See TablePlan.table."""
         return FullConfig(num_embeddings=num_ids(features), **shared)
+
+    def largest_size(self, features: Sequence[Feature]) -> int:
+        """See TablePlan.largest_size: there is one."""
+        return 1
 
 
 class Full(Table):
     """The id is the key; an id outside [0, num_embeddings) is unknown."""
 
+    shrinks: ClassVar[Shrinks] = "nothing"
+    streams = False
     linear = True
 
     def __init__(self, config: FullConfig) -> None:

@@ -1,6 +1,5 @@
 """``hash``: ids hashed into fewer rows; those that collide share one (Weinberger et al. 2009)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from recsys import hashing
 from recsys.features.declarations import Feature
-from recsys.tables.plan import Compression, Count, TablePlan, num_ids
+from recsys.tables.plan import Count, TablePlan, num_ids
 from recsys.tables.table import Table, TableConfig, identity, require
 
 
@@ -24,17 +23,18 @@ class HashConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class HashPlan(TablePlan):
-    """``num_buckets`` rows a table; without it, the full table's divided by ``compression``."""
+    """``num_buckets`` rows a table; without it, as many as a budget allows, or as there are ids."""
 
     num_buckets: Count | None = None
-    compression: Compression = 1.0
 
-    def table(self, features: Sequence[Feature], **shared: Any) -> HashConfig:
-        """See TablePlan.table."""
-        num_buckets, size = self.num_buckets, num_ids(features)
-        if num_buckets is None and size is not None:
-            num_buckets = max(1, math.ceil(size / self.compression))
-        return HashConfig(num_buckets=num_buckets, **shared)
+    def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> HashConfig:
+        """See TablePlan.table: ``size`` is the number of buckets."""
+        return HashConfig(num_buckets=self.num_buckets or size or num_ids(features), **shared)
+
+    @property
+    def is_sized(self) -> bool:
+        """See TablePlan.is_sized."""
+        return self.num_buckets is not None
 
 
 class Hash(Table):

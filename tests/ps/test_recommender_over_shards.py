@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from table_kinds import SMALL
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +33,9 @@ BLUEPRINT = Blueprint(
     dense_optimizer={"kind": "adam", "learning_rate": 0.01},
 )
 NUM_EXAMPLES = 16
+OTHERS = [kind for kind in SMALL if kind not in ("full", "unified", "collisionless")]
+# what waits and what leaves is for each shard to say: here is room for all
+ROOMY = {"frequency": {"hot_rows": 10_000, "sketch_bytes": 2**20}}
 
 
 def batch_of(step: int, num_users: int = 3000, num_items: int = 2000) -> LabelledBatch:
@@ -78,7 +82,9 @@ def learn(recommender: Recommender, store: RowStore, batch: LabelledBatch) -> Te
         {"kind": "full", "embedding_dim": 4},
         {"kind": "unified", "embedding_dim": 4, "num_rows": 500},
         {"kind": "collisionless", "embedding_dim": 4, "absent": "zeros"},
+        *({"kind": kind, "embedding_dim": 4, **SMALL[kind], **ROOMY.get(kind, {})} for kind in OTHERS),
     ],
+    ids=lambda table: table["kind"],
 )
 def test_two_shards_learn_bit_for_bit_what_one_process_does(table: dict[str, Any]) -> None:
     blueprint = replace(BLUEPRINT, table=table)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
 from recsys.hashing import id_of_text, id_text
+from recsys.rows.formats import FORMATS as STORED
 from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
+from recsys.rows.store import RowFormat
 
 LAYOUT = Layout(model="films", run="r1")
 EXTREMES = [-(2**63), -1, 0, 1, 2**63 - 1]
@@ -64,6 +66,26 @@ def test_float16_rows_come_back_to_what_float16_holds(data: st.DataObject) -> No
     np.testing.assert_array_equal(layout.decode_rows(values, width)[0], rows)
     assert [version_of(value) for value in values] == versions
     assert all(len(value) == 8 + 2 * width for value in values)
+
+
+@pytest.mark.parametrize(("kept_as", "size"), [("float16", 32), ("bfloat16", 32), ("int8", 20)])
+def test_rows_of_few_bits_are_published_as_they_are_kept(kept_as: RowFormat, size: int) -> None:
+    """What a store of that format decodes comes back to the bit, and takes as many bytes."""
+    kind = STORED[kept_as]
+    kept, scales = kind.empty(num_slots=500, width=16)
+    slots = np.arange(500)
+    rows = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32) * np.logspace(-40, 4, 500)[:, None]
+    rows[7] = 0
+    kind.encode(kept, scales, slots, slots, rows.astype(np.float32), 1, 2)
+    decoded = np.empty((500, 16), np.float32)
+    kind.decode(kept, scales, slots, decoded)
+    for layout in (LAYOUT, Layout(model="films", run="r1", row_format="float16")):
+        values = layout.encode_rows(decoded, slots, kept_as)
+        assert {len(value) for value in values} == {8 + size} and version_of(values[3]) == 3
+        np.testing.assert_array_equal(layout.decode_rows([None, *values], 16, kept_as)[0][1:], decoded)
+    between = np.array([[1.0, 1 + 2**-8, 1 + 3 * 2**-8, -2.0]], np.float32)  # bfloat16: ties to even
+    read, _ = LAYOUT.decode_rows(LAYOUT.encode_rows(between, slots[:1], "bfloat16"), 4, "bfloat16")
+    assert read.tolist() == [[1.0, 1.0, 1 + 2**-6, -2.0]]
 
 
 def test_float16_rounds_and_clips() -> None:

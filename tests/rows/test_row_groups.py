@@ -22,7 +22,7 @@ ONE = SGD(learning_rate=1.0)
     [
         ({"width": 0}, "row group 't': width 0 must be at least 1"),
         ({"num_rows": 0}, "row group 't': num_rows 0 must be at least 1"),
-        ({"absent": "nothing"}, "row group 't': absent 'nothing' must be 'initial' or 'zeros'"),
+        ({"absent": "nothing"}, "row group 't': absent 'nothing' must be initial, zeros or missing"),
     ],
 )
 def test_groups_that_can_not_be(fields: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from table_kinds import SMALL
 
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.examples import Example, example_schema, to_batch, to_rows
@@ -21,12 +22,7 @@ from recsys.sync.publisher import Publisher
 from recsys.training.trainer import Trainer
 
 GENRES = ("Drama", "Comedy", "War", "Noir")
-TABLES: dict[str, dict[str, Any]] = {
-    "full": {},
-    "hash": {"num_buckets": 16},
-    "unified": {"num_rows": 64},
-    "collisionless": {},
-}
+TABLES = SMALL
 MODELS: dict[str, dict[str, Any]] = {"deepfm": {}, "dcnv2": {"num_cross_layers": 2}}
 NUM_USERS, NUM_ITEMS = 12, 20
 HOUR_MS = 3_600_000

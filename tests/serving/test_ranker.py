@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from redis import Redis
 from served_films import HOUR_MS, MODELS, TABLES, Films, films
+from table_kinds import OF_KNOWN_IDS
 
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.features.state import FeatureState, Id
@@ -42,11 +43,11 @@ def assert_as_trained(ranking: Ranking, trained: Films, user: Id, time_ms: int, 
 @pytest.mark.parametrize("row_format", TOLERANCE)
 def test_scores_are_the_trainers(redis_url: str, table: str, model: str, row_format: str) -> None:
     """All features included: likes, what was shown, profile, genres, the hour, numbers; unknown ids too."""
-    trained = films(table, model, strings=table != "full")
+    trained = films(table, model, strings=table not in OF_KNOWN_IDS)
     name = f"rank-{table}-{model}-{row_format}"
     trained.serve(redis_url, name, row_format=row_format)
     ranker = Ranker.connect(redis_url, name)
-    strangers: list[Id] = ["nobody", 10**15] if table != "full" else [50]
+    strangers: list[Id] = ["nobody", 10**15] if table not in OF_KNOWN_IDS else [50]
     for user in [*trained.users[:4], *strangers]:
         for later in (0, 5 * HOUR_MS):
             time_ms = trained.time_ms + 20_000 + later

@@ -30,7 +30,7 @@ from recsys.rows.initial import Initial
 from recsys.rows.layout import Layout, payload_of, pointer_key
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
-from recsys.rows.store import Changes, Deletes, RowGroup, Snapshot, Upserts
+from recsys.rows.store import Changes, Deletes, RowFormat, RowGroup, Snapshot, Upserts, by_name
 from recsys.serving.published import PublishedRows
 from recsys.sync.publisher import Published, Publisher
 
@@ -103,6 +103,8 @@ def user_aged(age: int) -> dict[str, Any]:
 
 class Deltas:
     """A store that hands out the changes it is given, in the order it is given them."""
+
+    groups = by_name(GROUPS)
 
     def __init__(self, *changes: Changes) -> None:
         self._changes = list(changes)
@@ -543,9 +545,9 @@ class KillsAt(Layout):
         self._reached("features")
         return super().items_key
 
-    def encode_rows(self, rows_NW: Floats, versions_N: Any) -> list[bytes]:
+    def encode_rows(self, rows_NW: Floats, versions_N: Any, kept_as: RowFormat = "float32") -> list[bytes]:
         self._reached("rows")
-        return super().encode_rows(rows_NW, versions_N)
+        return super().encode_rows(rows_NW, versions_N, kept_as)
 
     @property
     def versions_key(self) -> str:

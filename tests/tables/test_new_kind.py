@@ -39,9 +39,9 @@ class ProjectedPlan(TablePlan):
 
     row_width: Count = 2
 
-    def table(self, features: Sequence[Feature], **shared: Any) -> ProjectedConfig:
+    def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> ProjectedConfig:
         """See TablePlan.table."""
-        return ProjectedConfig(row_width=self.row_width * len(features), **shared)
+        return ProjectedConfig(row_width=(size or self.row_width) * len(features), **shared)
 
 
 class Projected(Table):
@@ -123,7 +123,7 @@ def test_a_recommender_with_its_linear_part_is_built_and_learns() -> None:
         (
             {"wings": 2},
             "unknown field 'table.wings'; "
-            "known: kind, embedding_dim, pooling, absent, row_format, initial_scale, row_width",
+            "known: kind, embedding_dim, pooling, absent, row_format, initial_scale, compression, budget, row_width",
         ),
     ],
 )

@@ -39,7 +39,7 @@ def test_features_of_one_vocabulary_share_a_table_of_the_larger_size() -> None:
     assert tables[0].seed == hashing.seed_of(0, "user")
 
 
-@pytest.mark.parametrize(("compression", "rows"), [(1, 100), (4, 25), (3, 34), (1000, 1)])
+@pytest.mark.parametrize(("compression", "rows"), [(1, 100), (4, 25), (3, 33), (100, 1)])
 def test_compression_divides_a_hash_tables_rows(compression: float, rows: int) -> None:
     assert [num_rows(t) for t in plan([USER], kind="hash", compression=compression)] == [rows]
 
@@ -71,17 +71,18 @@ def test_sizes_that_are_not_known_need_none_where_the_kind_needs_none() -> None:
 @pytest.mark.parametrize(
     ("features", "fields", "message"),
     [
-        ([USER], {"kind": "fulll"}, "unknown table.kind 'fulll'; known: full, hash, unified, collisionless$"),
+        ([USER], {"kind": "fulll"}, "unknown table.kind 'fulll'; known: full, hash, unified, collisionless, "),
         ([USER], {"embedding_dim": 4}, "unknown table.kind None; known: full"),
         (
             [USER],
-            {"kind": "full", "compression": 4},
-            "unknown field 'table.compression'; known: kind, embedding_dim, .*row_format, initial_scale$",
+            {"kind": "full", "compression": 4, "embedding_dim": 8},
+            "table.compression=4 allows 800 bytes, and these tables take 3,200 at least; give budget=3200 or more "
+            r".compression=1 or less., or another kind$",
         ),
         (
             [USER],
             {"kind": "hash", "buckets": 4},
-            "unknown field 'table.buckets'; known: .*initial_scale, num_buckets, compression$",
+            "unknown field 'table.buckets'; known: .*initial_scale, compression, budget, num_buckets$",
         ),
         ([USER], {"kind": "full", "embedding_dim": 0}, "table.embedding_dim=0: give a whole number of at least 1"),
         ([USER], {"kind": "full", "embedding_dim": "abc"}, "table.embedding_dim='abc': give a whole number"),
@@ -107,6 +108,17 @@ def test_sizes_that_are_not_known_need_none_where_the_kind_needs_none() -> None:
             {"kind": "unified", "embedding_dim": 8, "num_chunks": 3},
             "8 must be a multiple of num_chunks 3",
         ),
+        (
+            [USER, GENRE],
+            {"kind": "hash", "compression": 100},
+            "table.compression=100 allows 65 bytes, and these tables take 128 at least; give budget=128 or more "
+            r".compression=51.5 or less.",
+        ),
+        ([USER], {"kind": "hash", "compression": 2, "budget": 100}, "compression=2 and budget=100 are both given; set"),
+        ([USER, UNSIZED], {"kind": "hash", "budget": 100}, "num_embeddings of query is not known; declare it, or"),
+        ([UNSIZED], {"kind": "hash", "compression": 2}, "num_embeddings of query is not known; declare it, or"),
+        ([USER], {"kind": "unified", "chunks": {"item": 1}}, "unknown feature of table 'unified' in chunks: 'item'"),
+        ([USER], {"kind": "unified", "chunks": {"user": 3}}, "chunks.user=3 is more than num_chunks=2"),
         ([USER], {"kind": "unified", "num_chunks": 0}, "table.num_chunks=0: give a whole number of at least 1"),
     ],
 )

@@ -1,0 +1,160 @@
+"""What table kinds cost beside a full table: ``make bench-tables``, or ``python -m benches.tables``.
+
+One feature of a million ids, 16 numbers each, compressed eightfold where the kind can be: a training step's lookup
+(address, one pull, compose, backward, push with row-wise Adagrad; a dense kind's own parameters with SGD), and a lookup
+of single ids from a Redis of its own. All kinds in the same run, in turns. Leaves ``tables.json`` and ``tables.html``
+in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
+
+Shape suffixes: N ids a call, B examples, D embedding dimension, R rounds.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from redis import Redis
+
+from benches.draws import LAWS, Batch, Law, draw
+from benches.neighbours import Neighbours
+from benches.result import Result, Target, against, write_results
+from benches.row_measures import Call, count, rates
+from benches.running import Told, command_line, run
+from recsys.batches.batch import Bag
+from recsys.embedded.redis import EmbeddedRedis
+from recsys.features.declarations import Feature
+from recsys.fields import AtLeast, build
+from recsys.rows.layout import Layout
+from recsys.rows.local import LocalRows
+from recsys.rows.optimizers import RowWiseAdagrad
+from recsys.serving.published import PublishedRows
+from recsys.sync.publisher import Publisher
+from recsys.tables import TABLES, plan_tables
+from recsys.tables.embeddings import Embeddings
+
+TITLE = "Table kinds"
+FULL, RATE = "full", "M ids/s"
+FIELDS: dict[str, dict[str, Any]] = {
+    "mde": {"alpha": 0.15},
+    "int8": {},
+    "dhe": {},
+    "tt_rec": {},
+    "collisionless": {},
+}
+COMPRESSED: dict[str, Any] = {"compression": 8}
+LOOKUPS = {  # rows an id, where it is not one
+    "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
+}  # fmt: skip
+SINGLE = 0.8
+QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2}
+_QUIET_CORES = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many ids there are, and how many a step and a request ask for."""
+
+    ids: Annotated[int, AtLeast(1000)] = 1_000_000
+    ids_a_step: Annotated[int, AtLeast(10)] = 20_000
+    served: Annotated[int, AtLeast(1)] = 500
+    rounds: Annotated[int, AtLeast(2)] = 15
+    seed: int = 0
+
+
+class Learner:
+    """The table of one kind, its rows and its own parameters."""
+
+    def __init__(self, kind: str, sizes: Sizes) -> None:
+        item = Feature(name="item", kind="id", source="item.id", num_embeddings=sizes.ids)
+        fields = {"kind": kind, "embedding_dim": 16, **FIELDS.get(kind, {} if kind == FULL else COMPRESSED)}
+        (config,) = plan_tables(fields, [item], optimizer=RowWiseAdagrad(learning_rate=0.05), seed=sizes.seed)
+        self.embeddings = Embeddings([config])
+        self.table = self.embeddings.tables[config.name]
+        self.store = LocalRows(list(self.embeddings.groups.values()))
+        self._name = config.name
+        self._optimizer = torch.optim.SGD([*self.embeddings.parameters(), torch.zeros(1)], lr=0.01)
+        self._gradients_ND = torch.randn(sizes.ids_a_step, 16, generator=torch.Generator().manual_seed(sizes.seed))
+        self._offsets = np.arange(sizes.ids_a_step + 1)
+
+    def step(self, batch: Batch) -> float:
+        """One training step's lookup; its seconds."""
+        start = time.perf_counter()
+        looked = self.embeddings.lookup({"item": Bag(batch.rows_N, self._offsets)}, self.store)
+        self.embeddings.pool(looked)[self._name, "item"].backward(self._gradients_ND)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.store.push(looked.gradients(), 0)
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def serve(self, rows: PublishedRows, batch: Batch) -> float:
+        """One lookup of single ids; its seconds."""
+        start = time.perf_counter()
+        self.embeddings.embed(self._name, "item", batch.rows_N, rows)
+        return time.perf_counter() - start
+
+
+def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
+    """All measures; writes what they found into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    neighbours, learners = Neighbours(), {kind: Learner(kind, sizes) for kind in TABLES}
+    results = []
+    for law in LAWS:
+        told(f"training, {LAWS[law]}")
+        calls: dict[str, Call] = {kind: learner.step for kind, learner in learners.items()}
+        results += compared(f"training, {count(sizes.ids_a_step)} ids a step, {LAWS[law]}", calls, sizes, law)
+    told("lookups from Redis")
+    with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="bench-", dir=folder))) as server:
+        served = {kind: server_of(learner, kind, server.url) for kind, learner in learners.items()}
+        asked = replace(sizes, ids_a_step=sizes.served)
+        results += compared(f"lookup from Redis, {sizes.served} ids a request", served, asked, "zipf")
+    others = neighbours.cores_used() or 0.0
+    results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
+    taken = {kind: one.table.nbytes("serving", one.store.num_rows()).total for kind, one in learners.items()}
+    about = {
+        "sizes": str(sizes),
+        "cores used by others": others,
+        "torch": torch.__version__,
+        "serving": ", ".join(f"{kind}: {num:,} bytes" for kind, num in taken.items()),
+    }
+    told(f"written: {', '.join(map(str, write_results(folder, 'tables', TITLE, results, about, [])))}")
+    return results
+
+
+def compared(measure: str, calls: dict[str, Call], sizes: Sizes, law: Law) -> list[Result]:
+    """Each kind beside ``full``; the target of one row an id is 0.8 of it, of k rows 0.8 / k."""
+    by_kind = rates(calls, draw(law, sizes.ids, sizes.ids_a_step, 8, sizes.seed), sizes.rounds)
+    return [
+        against(f"{kind}: {measure}", RATE, rate_R, FULL, by_kind[FULL], Target(value=SINGLE / LOOKUPS.get(kind, 1)))
+        for kind, rate_R in by_kind.items()
+        if kind != FULL
+    ]
+
+
+def server_of(learner: Learner, kind: str, url: str) -> Call:
+    """A learner's rows published, and the call that looks ids up there."""
+    layout = Layout(model=kind, run="bench")
+    Publisher.connect(url, learner.store, [], layout, time_ms=lambda: 0).publish()
+    rows = PublishedRows(Redis.from_url(url), layout, learner.embeddings.groups)
+    return lambda batch: learner.serve(rows, batch)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = command_line(__doc__)
+    parser.add_argument("--ids", type=int, help="ids of the feature")
+    parser.add_argument("--rounds", type=int, help="how often each call is timed")
+    given = parser.parse_args(arguments)
+    chosen = {name: getattr(given, name) for name in ("ids", "rounds") if getattr(given, name) is not None}
+    sizes = build(Sizes, (QUICK if given.quick else {}) | chosen, "")
+    torch.set_num_threads(1)
+    return run(TITLE, lambda told: measure(sizes, given.folder, told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

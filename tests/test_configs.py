@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from composing import CONF, composed
 
@@ -23,6 +24,8 @@ from recsys.models import MODELS
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
+from recsys.tables.bucket_files import write_map
+from recsys.tables.bucket_map import BucketMap, Buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
@@ -47,6 +50,21 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder in which the map that conf/table names is there, for every data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("maps"))
+        yield
+
+
+def write_map_of(data: str) -> None:
+    """The map for a data set, where conf/table has it."""
+    tables = {"user": Buckets.of(np.arange(40) % 5, 5), "item": Buckets.of(np.arange(40) % 5, 5)}
+    made = BucketMap(method="random", data=data, fingerprint="", seed=0, tables=tables)
+    write_map(Path("maps/graphhash.safetensors"), made)
+
+
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -65,6 +83,7 @@ def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> No
     ("table", "model", "data"), list(itertools.product(options("table"), options("model"), options("data")))
 )
 def test_every_table_builds_with_every_model_and_data_set(table: str, model: str, data: str) -> None:
+    write_map_of(data)
     blueprint = build_blueprint(composed("online", f"table={table}", f"model={model}", f"data={data}"))
     assert blueprint.table["kind"] == table
     assert blueprint.model["kind"] == model
@@ -159,6 +178,7 @@ TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["looku
     ("job", "overrides"), VARIANTS, ids=lambda part: part if isinstance(part, str) else ",".join(part)
 )
 def test_a_wrong_value_in_any_key_is_one_line_that_names_it(job: str, overrides: list[str]) -> None:
+    write_map_of("ml100k")
     config = composed(job, *overrides)
     seen = set()
     for at in leaves(config):

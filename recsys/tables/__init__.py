@@ -4,13 +4,16 @@ A new kind is one file and one line in ``TABLES``; the contract tests find it th
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
+from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.full import Full, FullPlan
+from recsys.tables.graphhash import GraphHash, GraphHashPlan
 from recsys.tables.hash import Hash, HashPlan
 from recsys.tables.plan import TablePlan
 from recsys.tables.table import Table, TableConfig
@@ -21,6 +24,8 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "hash": (Hash, HashPlan),
     "unified": (Unified, UnifiedPlan),
     "collisionless": (Collisionless, CollisionlessPlan),
+    "graphhash": (GraphHash, GraphHashPlan),
+    "double_graphhash": (DoubleGraphHash, DoubleGraphHashPlan),
 }
 
 
@@ -41,6 +46,19 @@ def plan_tables(
     _, plan = TABLES[choose("table", fields, TABLES)]
     sparse = [feature for feature in features if feature.kind != "number"]
     return build(plan, fields, "table").tables(sparse, optimizer=optimizer, seed=seed)
+
+
+def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str, Any]:
+    """The fields with the bucket map that they name read into them: they build their tables where the file is not.
+
+    Errors are those of ``bucket_files.read_map``; ``data`` is the data set that the map has to be for.
+    """
+    path = fields.get("map")
+    if not isinstance(path, str):
+        return fields
+    from recsys.tables.bucket_files import read_map  # needs safetensors, which serving does without
+
+    return {**fields, "map": read_map(Path(path), data).to_json()}
 
 
 def build_table(config: TableConfig) -> Table:

@@ -16,15 +16,29 @@ from recsys.features.declarations import Feature
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
 from recsys.tables import TABLES, build_table, plan_tables
+from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.embeddings import Embeddings
 from recsys.tables.table import Table, TableConfig
 
+# items 0 and 1 have rows of their own; users from 90 on and items from 70 on have no bucket
+MAP = BucketMap(
+    method="graphhash",
+    data="contract",
+    fingerprint="none",
+    seed=0,
+    tables={
+        "user": Buckets.of(np.where(np.arange(100) < 90, np.arange(100) % 23, -1), 23),
+        "item": Buckets.of(np.append(np.array([0, 1]), 2 + np.arange(68) % 19), 21, num_own=2),
+    },
+).to_json()
 # the YAML fields of a small table of each kind, beside kind and embedding_dim
 FIELDS: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"compression": 4},
     "unified": {"num_rows": 60, "num_chunks": 2},
     "collisionless": {},
+    "graphhash": {"map": MAP},
+    "double_graphhash": {"map": MAP},
 }
 DIM = 8
 FEATURES = (

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from composing import CONF, composed
 
+from jobs.cluster import ClusterSettings
 from jobs.lookup import LookupSettings
 from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
 from jobs.rank import RankSettings
 from jobs.replay import ReplaySettings
+from jobs.retrieve import RetrieveSettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
 from jobs.submit import SubmitSettings
@@ -21,6 +23,7 @@ from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
 from recsys.models import MODELS
+from recsys.models.retrieval import RETRIEVERS
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
@@ -31,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
+    "cluster": ["gamma=200"],
     "publish": ["run=runs/x"],
     "rank": ["user=7"],
     "replay": ["kafka.bootstrap_servers=localhost:9092"],
@@ -38,6 +42,7 @@ NEEDED = {
     "submit": ["job=online"],
 }
 SETTINGS = {
+    "cluster": ClusterSettings,
     "lookup": LookupSettings,
     "prepare": PrepareSettings,
     "publish": PublishSettings,
@@ -77,6 +82,7 @@ def test_every_job_has_a_config_that_composes(job: str) -> None:
 def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> None:
     assert options("table") == sorted(TABLES)
     assert options("model") == sorted(MODELS)
+    assert options("retriever") == sorted(RETRIEVERS)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +131,9 @@ def check(job: str, config: Mapping[str, Any]) -> None:
     if job in ("online", "demo"):
         build_settings({name: value for name, value in config.items() if name not in ("user", "k")}, Path("runs/x"))
         return
+    if job == "retrieve":
+        RetrieveSettings.of(config)
+        return
     build(SETTINGS[job], config, "")
     if job == "train":
         build_blueprint(config)
@@ -169,6 +178,13 @@ VARIANTS = [
     *(("train", [f"{group}={option}"]) for group in ("table", "model", "optimizer") for option in options(group)),
     ("online", ["source=parquet"]),
     ("train", ["store=ray"]),
+    ("retrieve", ["retriever=lightgcn"]),
+    *(
+        ("cluster", ["like=maps/other", f"interactions={option}"])
+        for option in options("interactions")
+        if option != "archive"
+    ),
+    ("cluster", ["num_buckets=9", "interactions=archive", "interactions.folder=runs/x/archive"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
 ]
 TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["lookup"])}  # ids are either

@@ -48,6 +48,12 @@ def plan_tables(
     return build(plan, fields, "table").tables(sparse, optimizer=optimizer, seed=seed)
 
 
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """ConfigError for an unknown kind or field, or a value that can not be, before anything is read."""
+    _, plan = TABLES[choose("table", fields, TABLES)]
+    build(plan, fields, "table")
+
+
 def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str, Any]:
     """The fields with the bucket map that they name read into them: they build their tables where the file is not.
 

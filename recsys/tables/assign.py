@@ -1,16 +1,15 @@
 """Bucket maps out of a graph: one function for all methods."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from recsys.errors import ConfigError
 from recsys.graphs.assignments import by_frequency, by_hash, by_likeness, by_remainder
 from recsys.graphs.bipartite import Bipartite
 from recsys.graphs.louvain import Bucketed, cluster_to, louvain
+from recsys.graphs.methods import Method
 from recsys.hashing import Keys, seed_of
 from recsys.tables.bucket_map import BucketMap, Buckets
 
-Method = Literal["graphhash", "random", "hash", "frequency", "lsh"]
 USER, ITEM = "user", "item"  # what the two tables are called
 
 

@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[Method, str, float]] = {
 ORDER = ["full", *METHODS]
 OF_LIGHTGCN = ["full", "graphhash", "double", "double_frequency"]
 FITS = {
-    "mf": RetrievalFit(epochs=200, batch_size=16384, judge_every=2, patience=3, regularisation=0.01, valid_users=2048),
+    "mf": RetrievalFit(epochs=200, batch_size=16384, judge_every=1, patience=4, regularisation=0.01, valid_users=2048),
     "lightgcn": RetrievalFit(
         epochs=200, batch_size=65536, judge_every=4, patience=3, regularisation=0.001, valid_users=2048
     ),

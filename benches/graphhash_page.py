@@ -26,9 +26,9 @@ INTRODUCTION = """# GraphHash beside hashing in as many rows
 splits are LightGCN's (Gowalla with LightGCN++'s validation pairs; of Yelp2018 a tenth of each user's train pairs), the
 vectors 64 wide, the loss BPR with one uniform negative, the optimizer Adam over the row store (learning rate 0.01; half
 the squares of what a pair reads times 0.01). Louvain's γ is 200, as its authors have it; every other method has exactly
-its numbers of user and of item rows. Each run stops after three looks at 2,048 users of the validation pairs without a
-better recall, and is judged where that was best; its validation pairs are not learned from. Recall@20 is found / there
-are (LightGCN's); capped, found / min(20, there are) (GraphHash's).
+its numbers of user and of item rows. Each run stops after four epochs without a better recall of 2,048 users'
+validation pairs, and is judged where that was best; its validation pairs are not learned from. Recall@20 is found /
+there are (LightGCN's); capped, found / min(20, there are) (GraphHash's).
 
 **Ties.** Items of one bucket have one score. They are put in a seeded random order: ids follow popularity in these
 files, so that the lowest id first would be a hidden bonus to methods that tie. The floor is what the most popular items

@@ -1,11 +1,11 @@
 """Prepare a data set, which training and replay read: ``python -m jobs.prepare data=ml100k``."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.launch import job
+from recsys.datasets.interaction_files import data_folder
 from recsys.features.declarations import DataSet
 from recsys.fields import build
 
@@ -27,7 +27,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     manifest = prepare(
         data.name,
         data.folder,
-        data_folder=_data_folder(),
+        data_folder=data_folder(),
         on_progress=lambda line: print(line, flush=True),
     )
     print(
@@ -35,12 +35,6 @@ def main(config: dict[str, Any], folder: Path) -> None:
         f"{manifest.num_actions:,} likes, {manifest.num_users:,} users, {manifest.num_items:,} items "
         f"in {data.folder}"
     )
-
-
-def _data_folder() -> Path | None:
-    """Where the user keeps data sets."""
-    named = os.environ.get("RECSYS_DATA")
-    return Path(named) if named else None
 
 
 if __name__ == "__main__":

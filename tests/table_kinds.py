@@ -2,6 +2,22 @@
 
 from typing import Any
 
+import numpy as np
+
+from recsys.tables.bucket_map import BucketMap, Buckets
+
+_USERS, _ITEMS = np.arange(100), np.arange(80)
+# items 0 and 1 have rows of their own; every seventh user and items from 70 on have no bucket
+MAP = BucketMap(
+    method="graphhash",
+    data="small",
+    fingerprint="none",
+    seed=0,
+    tables={
+        "user": Buckets.of(np.where(_USERS % 7 != 6, _USERS % 23, -1), 23),
+        "item": Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2),
+    },
+).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 20},
@@ -16,5 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mde": {"alpha": 0.2},
     "frequency": {"hot_rows": 8, "num_buckets": 20, "occurrences": 2},
     "int8": {},
+    "graphhash": {"map": MAP},
+    "double_graphhash": {"map": MAP},
 }
 OF_KNOWN_IDS = ("full", "mde", "int8")  # those that take 0 … num_embeddings − 1

@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from composing import CONF, composed
 
+from jobs.cluster import ClusterSettings
 from jobs.lookup import LookupSettings
 from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
 from jobs.rank import RankSettings
 from jobs.replay import ReplaySettings
+from jobs.retrieve import RetrieveSettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
 from jobs.submit import SubmitSettings
@@ -20,14 +23,18 @@ from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
 from recsys.models import MODELS
+from recsys.models.retrieval import RETRIEVERS
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
+from recsys.tables.bucket_files import write_map
+from recsys.tables.bucket_map import BucketMap, Buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
+    "cluster": ["gamma=200"],
     "publish": ["run=runs/x"],
     "rank": ["user=7"],
     "replay": ["kafka.bootstrap_servers=localhost:9092"],
@@ -35,6 +42,7 @@ NEEDED = {
     "submit": ["job=online"],
 }
 SETTINGS = {
+    "cluster": ClusterSettings,
     "lookup": LookupSettings,
     "prepare": PrepareSettings,
     "publish": PublishSettings,
@@ -45,6 +53,21 @@ SETTINGS = {
     "submit": SubmitSettings,
     "train": TrainConfig,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder in which the map that conf/table names is there, for every data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("maps"))
+        yield
+
+
+def write_map_of(data: str) -> None:
+    """The map for a data set, where conf/table has it."""
+    tables = {"user": Buckets.of(np.arange(40) % 5, 5), "item": Buckets.of(np.arange(40) % 5, 5)}
+    made = BucketMap(method="random", data=data, fingerprint="", seed=0, tables=tables)
+    write_map(Path("maps/graphhash.safetensors"), made)
 
 
 def options(group: str) -> list[str]:
@@ -59,12 +82,14 @@ def test_every_job_has_a_config_that_composes(job: str) -> None:
 def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> None:
     assert options("table") == sorted(TABLES)
     assert options("model") == sorted(MODELS)
+    assert options("retriever") == sorted(RETRIEVERS)
 
 
 @pytest.mark.parametrize(
     ("table", "model", "data"), list(itertools.product(options("table"), options("model"), options("data")))
 )
 def test_every_table_builds_with_every_model_and_data_set(table: str, model: str, data: str) -> None:
+    write_map_of(data)
     blueprint = build_blueprint(composed("online", f"table={table}", f"model={model}", f"data={data}"))
     assert blueprint.table["kind"] == table
     assert blueprint.model["kind"] == model
@@ -105,6 +130,9 @@ def check(job: str, config: Mapping[str, Any]) -> None:
     """What the job does with its configuration before anything else."""
     if job in ("online", "demo"):
         build_settings({name: value for name, value in config.items() if name not in ("user", "k")}, Path("runs/x"))
+        return
+    if job == "retrieve":
+        RetrieveSettings.of(config)
         return
     build(SETTINGS[job], config, "")
     if job == "train":
@@ -150,6 +178,13 @@ VARIANTS = [
     *(("train", [f"{group}={option}"]) for group in ("table", "model", "optimizer") for option in options(group)),
     ("online", ["source=parquet"]),
     ("train", ["store=ray"]),
+    ("retrieve", ["retriever=lightgcn"]),
+    *(
+        ("cluster", ["like=maps/other", f"interactions={option}"])
+        for option in options("interactions")
+        if option != "archive"
+    ),
+    ("cluster", ["num_buckets=9", "interactions=archive", "interactions.folder=runs/x/archive"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
 ]
 TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["lookup"])}  # ids are either
@@ -159,6 +194,7 @@ TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["looku
     ("job", "overrides"), VARIANTS, ids=lambda part: part if isinstance(part, str) else ",".join(part)
 )
 def test_a_wrong_value_in_any_key_is_one_line_that_names_it(job: str, overrides: list[str]) -> None:
+    write_map_of("ml100k")
     config = composed(job, *overrides)
     seen = set()
     for at in leaves(config):

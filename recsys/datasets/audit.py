@@ -29,8 +29,8 @@ def audit(
 ) -> Audit:
     """Compare what was trained on with the impressions file itself; ``limit`` is that of the replay.
 
-    Every impression should come out as one example, liked or not, however often it was recorded. DataError where a request id is null, or is
-    not among the (first ``limit``) impressions of the data set.
+    Every impression should come out as one example, liked or not, however often it was recorded. DataError where a
+    request id is null, or is not among the (first ``limit``) impressions of the data set.
     """
     published = first_request_ids(prepared, limit).unique()
     trained = _as_strings(trained_request_ids)

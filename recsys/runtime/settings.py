@@ -21,6 +21,7 @@ from recsys.runtime.sections import (
     RecoverySection,
     start_of,
 )
+from recsys.tables import with_map
 from recsys.training.archive import Archiving
 
 
@@ -122,7 +123,7 @@ def build_blueprint(config: Mapping[str, Any]) -> Blueprint:
         build_optimizer(fields, f"optimizer.{name}")
     blueprint = Blueprint(
         features=build_features(config["data"]["features"]),
-        table=config["table"],
+        table=with_map(config["table"], config["data"]["name"]),
         model=config["model"],
         optimizer=optimizer["rows"],
         first_order_optimizer=optimizer["first_order"],

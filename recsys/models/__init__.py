@@ -1,13 +1,26 @@
 """Models: plain torch modules that take pooled embeddings, never ids.
 
-A model is one file: a frozen dataclass whose annotations say what its fields may be, and the ``nn.Module`` that
-names it as ``Config``. One line in ``MODELS`` makes it known to YAML:
+A model is one file: a frozen ``ModelConfig`` whose annotations say what its fields may be, and the ``nn.Module`` that
+names it as ``Config`` and is built as ``Model(config, inputs, generator=…)``. One line in ``MODELS`` makes it known to
+YAML:
 
 >>> config = build_config({"kind": "deepfm", "hidden_sizes": [64, 32]})
 >>> config.hidden_sizes, config.needs_first_order
 ((64, 32), True)
 >>> MODELS[config.kind].__name__
 'DeepFM'
+
+What passes between the recommender and a model (``inputs.py``):
+
+- ``forward(embeddings_BFD, first_order_BF, numbers_BM)`` gives logits (B,): embeddings in the order of the declared
+  features, bags pooled.
+- ``config.needs_first_order`` asks for a value of width 1 per feature, from a table beside each; else ``(B, 0)`` comes.
+- ``config.row_dim(inputs)`` asks for rows of another width than ``table.embedding_dim``: FFM's F - 1 vectors an id,
+  FwFM's two, LR's none.
+- ``config.needs_bag_vectors`` asks for bags before they are pooled, a fourth argument: DIN.
+
+A float32 buffer of a model (batch normalisation's statistics) goes where its parameters go, in a row group of its own;
+a model's other tensors follow from its config.
 """
 
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
 from recsys.hashing import id_text
 from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
-from recsys.rows.store import DENSE, Changes, RowStore
+from recsys.rows.store import DENSE, STATISTICS, Changes, RowStore
 
 Write = tuple[bytes | str, bytes]  # key, versioned value
 
@@ -184,7 +184,7 @@ class Publisher:
             keys = self._layout.row_keys(group, upserts.keys_U)
             values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U)
             # a table's rows stand for themselves; the dense parameters of two versions make no model
-            write = self._write_at_once if group == DENSE else self._write
+            write = self._write_at_once if group in (DENSE, STATISTICS) else self._write
             num_rows += write(list(zip(keys, values, strict=True)))
             if group in changes.complete:
                 num_deletes += self._bury_others(group, set(keys))

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.errors import ConfigError
 from recsys.fields import Above
 from recsys.models.inputs import Count, Inputs, flat
 from recsys.models.layers import DeepConfig, Tower, linear
@@ -41,6 +42,10 @@ class MaskNetConfig(DeepConfig):
     reduction_ratio: Annotated[float, Above(0)] = 2.0
     embedding_layer_norm: bool = False
     layer_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.structure == "serial" and self.batch_norm:
+            raise ConfigError("structure=serial has no MLP for batch_norm=true; set batch_norm: false")
 
 
 class FeatureNorm(nn.Module):

@@ -123,6 +123,11 @@ def test_masknet(structure: str, embedding_layer_norm: bool) -> None:
     assert_reads(built("masknet", inputs_of(), **fields, **sizes), inputs_of(), logit)
 
 
+def test_serial_masknet_has_no_mlp_to_normalise() -> None:
+    with pytest.raises(ConfigError, match="structure=serial has no MLP for batch_norm=true"):
+        build_config({"kind": "masknet", "structure": "serial", "batch_norm": True})
+
+
 @pytest.mark.parametrize("context", [None, [], ["liked", "user"]])
 def test_finalmlp(context: list[str] | None) -> None:
     places = [2, 0]

@@ -1,6 +1,7 @@
 """Every model over every kind of table: it is built, it learns, and what was saved of it gives the same scores."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_every_model_steps_over_every_table_and_is_saved_whole(table: str, kind:
     store = LocalRows(again.groups)
     store.restore(trainer.store.snapshot())
     np.testing.assert_array_equal(again.predict(batch_of(99), store), scores_B)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_batch_of_which_nothing_is_known_is_learned_from(kind: str) -> None:
+    """All bags are empty: embeddings are zeros, and the logit learns how many are liked."""
+    trainer = trainer_of("full", {"kind": kind, **SMALL[kind]})
+    nothing = Bag.of_lists([[]] * NUM_EXAMPLES)
+    labels_B = (np.arange(NUM_EXAMPLES) % 4 > 0).astype(np.float32)
+    numbers_BM = np.zeros((NUM_EXAMPLES, 1), np.float32)
+    batch = replace(batch_of(0), bags=dict.fromkeys(BATCHES[0].bags, nothing), numbers_BM=numbers_BM, labels_B=labels_B)
+    results = [trainer.step(batch) for _ in range(12)]
+    assert len(set(results[-1].probabilities_B.tolist())) == 1
+    assert results[-1].loss < results[0].loss
 
 
 def test_rows_are_as_wide_as_the_model_asks() -> None:

@@ -29,7 +29,6 @@ from recsys.datasets.replay import event_files
 from recsys.errors import RecsysError
 from recsys.fields import build
 from recsys.models.recommender import Blueprint, Planned, Recommender
-from recsys.ps.dense import DENSE
 from recsys.rows.local import LocalRows
 from recsys.runtime.sections import OnlineConfig
 from recsys.runtime.settings import build_blueprint
@@ -61,7 +60,7 @@ def stale_predictions(blueprint: Blueprint, batches: Sequence[LabelledBatch], st
 def _step(recommender: Recommender, store: LocalRows, batch: LabelledBatch, planned: Planned, rows: Any) -> np.ndarray:
     logits_B, looked = recommender(planned, rows)
     functional.binary_cross_entropy_with_logits(logits_B, torch.from_numpy(batch.labels_B)).backward()
-    store.push({**looked.gradients(), DENSE: recommender.dense.gradients()}, int(batch.times_ms_B.max()))
+    store.push(recommender.gradients(looked), int(batch.times_ms_B.max()))
     probabilities_B: np.ndarray = torch.sigmoid(logits_B.detach()).numpy()
     return probabilities_B
 

@@ -15,25 +15,20 @@ Shape suffixes: B examples, F sparse features, D embedding width, M numeric feat
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from recsys.fields import AtLeast, Below, NotEmpty
-from recsys.models.layers import MLP, fm_second_order, linear
+from recsys.models.inputs import Inputs, WithLinearPart, flat
+from recsys.models.layers import MLP, DeepConfig, fm_second_order, linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFMConfig:
-    """Fields of a DeepFM: its MLP's hidden layers, dropout probability and batch normalisation."""
+class DeepFMConfig(WithLinearPart, DeepConfig):
+    """Fields of a DeepFM: its MLP's."""
 
     kind: Literal["deepfm"] = "deepfm"
-    hidden_sizes: Annotated[tuple[Annotated[int, AtLeast(1)], ...], NotEmpty()] = (400, 400, 400)
-    dropout: Annotated[float, AtLeast(0), Below(1)] = 0.0  # the probability of dropping a unit
-    batch_norm: bool = False
-
-    needs_first_order: ClassVar[bool] = True
 
 
 class DeepFM(nn.Module):
@@ -41,7 +36,8 @@ class DeepFM(nn.Module):
 
     >>> model = DeepFM(
     ...     DeepFMConfig(hidden_sizes=(4,)),
-    ...     num_features=2, embedding_dim=3, num_numbers=0, generator=torch.Generator().manual_seed(0),
+    ...     Inputs(feature_names=("user", "item"), embedding_dim=3),
+    ...     generator=torch.Generator().manual_seed(0),
     ... )
     >>> model(torch.zeros(5, 2, 3), torch.ones(5, 2), torch.zeros(5, 0)).tolist()
     [2.0, 2.0, 2.0, 2.0, 2.0]
@@ -49,21 +45,13 @@ class DeepFM(nn.Module):
 
     Config: ClassVar[type] = DeepFMConfig
 
-    def __init__(
-        self,
-        config: DeepFMConfig,
-        *,
-        num_features: int,
-        embedding_dim: int,
-        num_numbers: int,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, config: DeepFMConfig, inputs: Inputs, *, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.bias = nn.Parameter(torch.zeros(()))
-        self.number_weights = nn.Parameter(torch.zeros(num_numbers))
+        self.number_weights = nn.Parameter(torch.zeros(inputs.num_numbers))
         self.mlp = MLP(
-            num_features * embedding_dim + num_numbers,
+            inputs.num_flat,
             config.hidden_sizes,
             dropout=config.dropout,
             batch_norm=config.batch_norm,
@@ -75,6 +63,5 @@ class DeepFM(nn.Module):
         """Logits (B,) from pooled embeddings, pooled embeddings of width 1, and numbers; all float32."""
         assert first_order_BF.shape == embeddings_BFD.shape[:2], "DeepFM needs a first-order value per feature"
         first_order_B = first_order_BF.sum(dim=1) + numbers_BM @ self.number_weights
-        inputs_BI = torch.cat([embeddings_BFD.flatten(start_dim=1), numbers_BM], dim=1)
-        deep_B = self.mlp_output(self.mlp(inputs_BI)).squeeze(1)
+        deep_B = self.mlp_output(self.mlp(flat(embeddings_BFD, numbers_BM))).squeeze(1)
         return self.bias + first_order_B + fm_second_order(embeddings_BFD) + deep_B

@@ -19,11 +19,13 @@ from recsys.errors import ConfigError, DataError, unknown
 from recsys.features.declarations import Feature, build_features, features_to_json
 from recsys.hashing import Floats, Keys
 from recsys.models import MODELS, build_config
-from recsys.ps.dense import DENSE, DenseParameters
+from recsys.models.inputs import BagVectors, Inputs
+from recsys.ps.dense import DENSE, STATISTICS, DenseParameters, Statistics
 from recsys.rows.optimizers import build_optimizer
-from recsys.rows.store import RowGroup, RowReader, Snapshot
+from recsys.rows.store import Gradients, RowGroup, RowReader, Snapshot
 from recsys.tables import plan_tables
 from recsys.tables.embeddings import Addressed, Embeddings, Looked
+from recsys.tables.table import TableConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,9 @@ class Planned:
 class Recommender(nn.Module):
     """Logits of batches, from rows pulled out of a store.
 
-    The dense parameters live in the store too (row group ``dense``): ``start_state`` is what a new store begins
-    with; ``forward`` loads what was pulled.
+    The dense parameters live in the store too (row group ``dense``), and what batch normalisation remembers (group
+    ``statistics``): ``start_state`` is what a new store begins with; ``forward`` loads what was pulled, and
+    ``gradients`` is what a step pushes back.
     """
 
     def __init__(self, blueprint: Blueprint) -> None:
@@ -80,48 +83,59 @@ class Recommender(nn.Module):
         if not self._sparse:
             raise ConfigError("no feature of kind id or bag is declared; a recommender needs at least one")
         config = build_config(blueprint.model)
-        tables = plan_tables(
-            blueprint.table,
-            self.features,
-            optimizer=build_optimizer(blueprint.optimizer),
-            seed=blueprint.seed,
-            with_first_order=config.needs_first_order,
-        )
+        tables = _planned_tables(blueprint, blueprint.table, config.needs_first_order)
+        inputs = _inputs(self.features, tables[0].embedding_dim)
+        wide = _widened(blueprint, tables, config.row_dim(inputs), config.needs_first_order)
         narrow_optimizer = build_optimizer(blueprint.first_order_optimizer or blueprint.optimizer)
-        narrow = [table.narrowed(narrow_optimizer) for table in tables] if config.needs_first_order else []
-        self.embeddings = Embeddings([*tables, *narrow])
+        narrow = [table.narrowed(narrow_optimizer) for table in wide or tables] if config.needs_first_order else []
+        self.embeddings = Embeddings([*wide, *narrow])
         self._has_parameters = {name: any(True for _ in t.parameters()) for name, t in self.embeddings.tables.items()}
-        self._wide = {name: table.name for table in tables for name in table.feature_names}
+        self._wide = {name: table.name for table in wide for name in table.feature_names}
         self._narrow = {name: table.name for table in narrow for name in table.feature_names}
         generator = torch.Generator().manual_seed(hashing.seed_of(blueprint.seed, "model"))
-        self.model: nn.Module = MODELS[config.kind](
-            config,
-            num_features=len(self._sparse),
-            embedding_dim=tables[0].embedding_dim,
-            num_numbers=len(self.features) - len(self._sparse),
-            generator=generator,
-        )
-        if kept := [name for name, _ in self.named_buffers()]:
-            raise ConfigError(
-                f"model {config.kind} keeps statistics ({kept[0]}) that no row store holds; set batch_norm: false"
-            )
+        self.model: nn.Module = MODELS[config.kind](config, inputs, generator=generator)
+        self._bags = list(inputs.targets) if config.needs_bag_vectors else []
         self.dense = DenseParameters(self)
+        self.statistics = Statistics(self)
         self._dense_optimizer = build_optimizer(blueprint.dense_optimizer)
 
     @property
     def groups(self) -> list[RowGroup]:
         """Every row group that a store must hold."""
-        return [*self.embeddings.groups.values(), self.dense.group(self._dense_optimizer)]
+        groups = [*self.embeddings.groups.values(), self.dense.group(self._dense_optimizer)]
+        return [*groups, self.statistics.group(Statistics.optimizer)] if self.statistics else groups
+
+    @property
+    def dense_keys(self) -> dict[str, Keys]:
+        """The rows that belong to no table, by group: every step and every reader takes all of them."""
+        keys = {DENSE: self.dense.keys}
+        return {**keys, STATISTICS: self.statistics.keys} if self.statistics else keys
 
     def start_state(self) -> Snapshot:
-        """The dense parameters as initialised; rows of tables begin by themselves."""
-        return Snapshot((0,), {DENSE: self.dense.initial_snapshot(self._dense_optimizer)})
+        """The rows that belong to no table as initialised; rows of tables begin by themselves."""
+        groups = {DENSE: self.dense.initial_snapshot(self._dense_optimizer)}
+        if self.statistics:
+            groups[STATISTICS] = self.statistics.initial_snapshot(Statistics.optimizer)
+        return Snapshot((0,), groups)
+
+    def load_dense(self, rows: Mapping[str, Floats]) -> None:
+        """Take over what was pulled of ``dense_keys``."""
+        if DENSE in rows:
+            self.dense.load(rows[DENSE])
+        if STATISTICS in rows:
+            self.statistics.load(rows[STATISTICS])
+
+    def gradients(self, looked: Looked) -> dict[str, Gradients]:
+        """What a step pushes, after backward: of every row that was pulled."""
+        gradients = {**looked.gradients(), DENSE: self.dense.gradients()}
+        return {**gradients, STATISTICS: self.statistics.gradients()} if self.statistics else gradients
 
     def table_of(self, feature: str) -> str:
-        """The table that a sparse feature reads; ConfigError for another name."""
-        if feature not in self._wide:
-            raise unknown("feature", feature, self._wide)
-        return self._wide[feature]
+        """The table that a sparse feature reads (a linear model's weights); ConfigError for another name."""
+        tables = self._wide or self._narrow
+        if feature not in tables:
+            raise unknown("feature", feature, tables)
+        return tables[feature]
 
     def encode_ids(self, feature: str, ids: Sequence[int | str]) -> Keys:
         """Raw ids as the int64 ids that this feature's table takes; DataError for a word outside its vocabulary."""
@@ -154,22 +168,31 @@ class Recommender(nn.Module):
         """Which rows a batch needs; ids that a table does not know are left out, in training and serving alike."""
         bags, num_unknown = self.embeddings.known_bags(batch.bags)
         addressed = self.embeddings.address(bags)
-        return Planned(batch, addressed, {**addressed.keys, DENSE: self.dense.keys}, num_unknown)
+        return Planned(batch, addressed, {**addressed.keys, **self.dense_keys}, num_unknown)
 
     def forward(self, planned: Planned, rows: Mapping[str, Floats]) -> tuple[Tensor, Looked]:
         """Logits (B,), and the rows they came from: leaves that gradients gather in."""
-        if DENSE in rows:
-            self.dense.load(rows[DENSE])
+        self.load_dense(rows)
         looked = self.embeddings.look(planned.addressed, rows)
         pooled = self.embeddings.pool(looked)
-        embeddings_BFD = torch.stack([pooled[self._wide[name], name] for name in self._sparse], dim=1)
         numbers_BM = torch.from_numpy(planned.batch.numbers_BM)
-        if self._narrow:
-            first_BF = torch.cat([pooled[self._narrow[name], name] for name in self._sparse], dim=1)
-        else:
-            first_BF = embeddings_BFD.new_zeros(len(embeddings_BFD), 0)
-        logits_B: Tensor = self.model(embeddings_BFD, first_BF, numbers_BM)
+        absent_BF0 = numbers_BM.new_zeros(len(numbers_BM), len(self._sparse), 0)
+        wide = [pooled[self._wide[name], name] for name in self._sparse] if self._wide else []
+        narrow = [pooled[self._narrow[name], name] for name in self._sparse] if self._narrow else []
+        embeddings_BFD = torch.stack(wide, dim=1) if wide else absent_BF0
+        first_BF = torch.cat(narrow, dim=1) if narrow else absent_BF0[:, 0]
+        more = [self._bag_vectors(looked)] if self._bags else []
+        logits_B: Tensor = self.model(embeddings_BFD, first_BF, numbers_BM, *more)
         return logits_B, looked
+
+    def _bag_vectors(self, looked: Looked) -> dict[str, BagVectors]:
+        """What a model takes that asks for bags before they are pooled."""
+        vectors = {}
+        for name in self._bags:
+            lengths_B = torch.from_numpy(np.diff(looked.addressed.bags[name].offsets))
+            examples_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B)
+            vectors[name] = BagVectors(self.embeddings.vectors(name, self._wide[name], looked), examples_N)
+        return vectors
 
     @torch.no_grad()
     def predict(self, batch: Batch, store: RowReader, *, dense: bool = True) -> Floats:
@@ -181,3 +204,33 @@ class Recommender(nn.Module):
         self.train(learning)
         probabilities_B: Floats = torch.sigmoid(logits_B).numpy()
         return probabilities_B
+
+
+def _planned_tables(blueprint: Blueprint, fields: Mapping[str, Any], with_first_order: bool) -> list[TableConfig]:
+    optimizer = build_optimizer(blueprint.optimizer)
+    return plan_tables(
+        fields, blueprint.features, optimizer=optimizer, seed=blueprint.seed, with_first_order=with_first_order
+    )
+
+
+def _widened(
+    blueprint: Blueprint, tables: list[TableConfig], row_dim: int, with_first_order: bool
+) -> list[TableConfig]:
+    """The tables with embeddings as wide as the model asks, planned anew for it; none where it asks for none."""
+    if row_dim == 0:
+        return []
+    if row_dim == tables[0].embedding_dim:
+        return tables
+    return _planned_tables(blueprint, {**blueprint.table, "embedding_dim": row_dim}, with_first_order)
+
+
+def _inputs(features: Sequence[Feature], embedding_dim: int) -> Inputs:
+    """What the model is given: bags and sequences have the first id feature of their table for a target."""
+    sparse = [feature for feature in features if feature.kind != "number"]
+    ids = {f.table_name: f.name for f in reversed(sparse) if f.kind == "id"}
+    return Inputs(
+        feature_names=tuple(f.name for f in sparse),
+        embedding_dim=embedding_dim,
+        num_numbers=len(features) - len(sparse),
+        targets={f.name: ids.get(f.table_name) for f in sparse if f.kind != "id"},
+    )

@@ -19,6 +19,7 @@ from recsys.rows.optimizers import Optimizer, build_optimizer
 from recsys.rows.policies import Admission, Eviction, build_admission
 
 DENSE = "dense"  # the row group of dense parameters: see recsys.ps.dense
+STATISTICS = "statistics"  # that of what batch normalisation remembers
 
 Cursor = tuple[int, ...]  # one sequence number a shard
 Gradients = tuple[Keys, Floats] | tuple[Keys, Floats, npt.NDArray[np.int64]]  # with how often each key occurred

@@ -13,7 +13,6 @@ from recsys.features.extract import Extractor
 from recsys.features.state import FactValues, FeatureState, History
 from recsys.hashing import Floats
 from recsys.models.recommender import Recommender
-from recsys.ps.dense import DENSE
 from recsys.rows.store import RowReader
 from recsys.serving.published import Id, Published, PublishedRun, Versions, checked_ids
 
@@ -53,8 +52,7 @@ class Scorer:
 
     def load_dense(self) -> None:
         """Take over the dense parameters as they are now; ``scores`` uses those taken last."""
-        keys = {DENSE: self._recommender.dense.keys}
-        self._recommender.dense.load(self._rows.pull(keys)[DENSE])
+        self._recommender.load_dense(self._rows.pull(self._recommender.dense_keys))
 
     def scores(self, user_id: Id, item_ids: Sequence[Id], time_ms: int) -> Floats:
         """Probabilities (N,) float32, in the order of ``item_ids``."""

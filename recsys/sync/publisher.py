@@ -18,7 +18,7 @@ from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
 from recsys.hashing import id_text
 from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
-from recsys.rows.store import DENSE, Changes, RowStore
+from recsys.rows.store import DENSE, STATISTICS, Changes, RowStore
 
 Write = tuple[bytes | str, bytes]  # key, versioned value
 
@@ -185,7 +185,7 @@ class Publisher:
             kept_as = self._store.groups[group].row_format
             values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U, kept_as)
             # a table's rows stand for themselves; the dense parameters of two versions make no model
-            write = self._write_at_once if group == DENSE else self._write
+            write = self._write_at_once if group in (DENSE, STATISTICS) else self._write
             num_rows += write(list(zip(keys, values, strict=True)))
             if group in changes.complete:
                 num_deletes += self._bury_others(group, set(keys))

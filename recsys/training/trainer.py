@@ -12,7 +12,6 @@ from recsys import hashing
 from recsys.batches.batch import KeepRates, LabelledBatch
 from recsys.hashing import Floats
 from recsys.models.recommender import Planned, Recommender
-from recsys.ps.dense import DENSE
 from recsys.rows.store import RowStore, StreamPosition
 
 
@@ -58,9 +57,8 @@ class Trainer:
         logits_B, looked = self.recommender(planned, rows)
         loss = self._loss(logits_B, batch)
         loss.backward()
-        gradients = {**looked.gradients(), DENSE: self.recommender.dense.gradients()}
         self.store.push(
-            gradients,
+            self.recommender.gradients(looked),
             int(batch.times_ms_B.max(initial=0)),
             weight=float(batch.weights_B.sum()),
             position=position,

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torchrec.modules.crossnet import CrossNet
+from model_inputs import inputs_of
+from torchrec.modules.crossnet import CrossNet, LowRankCrossNet, LowRankMixtureCrossNet
 
 from recsys.errors import ConfigError
 from recsys.models import build_config
-from recsys.models.dcnv2 import CrossNetwork, DCNv2, DCNv2Config
+from recsys.models.dcnv2 import CrossMixture, CrossNetwork, DCNv2, DCNv2Config
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -15,13 +16,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def build(config: DCNv2Config, *, num_features=4, embedding_dim=3, num_numbers=2, seed=0) -> DCNv2:
-    return DCNv2(
-        config,
-        num_features=num_features,
-        embedding_dim=embedding_dim,
-        num_numbers=num_numbers,
-        generator=seeded(seed),
-    )
+    return DCNv2(config, inputs_of(num_features, embedding_dim, num_numbers), generator=seeded(seed))
 
 
 def randomize(model: torch.nn.Module, seed: int = 9) -> None:
@@ -37,6 +32,12 @@ def inputs(*, num_first_order=0, num_numbers=2, dtype: torch.dtype = torch.float
     return tuple(torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
 
 
+def joined_with_mlp(model: DCNv2, weights: dict[str, np.ndarray], x0: np.ndarray, crossed: np.ndarray) -> np.ndarray:
+    deep_input = x0 if model.config.structure == "parallel" else crossed
+    deep = np.maximum(weights["mlp.layers.0.weight"] @ deep_input + weights["mlp.layers.0.bias"], 0)
+    return np.concatenate([crossed, deep]) if model.config.structure == "parallel" else deep
+
+
 def logit_by_numpy(model: DCNv2, v_FD: np.ndarray, first_order_F: np.ndarray, numbers_M: np.ndarray) -> float:
     """One example's logit, read from the paper's equation 1 and Figure 1."""
     weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
@@ -45,16 +46,14 @@ def logit_by_numpy(model: DCNv2, v_FD: np.ndarray, first_order_F: np.ndarray, nu
     for layer in range(model.config.num_cross_layers):
         weight, bias = weights[f"cross.layers.{layer}.weight"], weights[f"cross.layers.{layer}.bias"]
         crossed = x0 * (weight @ crossed + bias) + crossed
-    deep_input = x0 if model.config.structure == "parallel" else crossed
-    deep = np.maximum(weights["mlp.layers.0.weight"] @ deep_input + weights["mlp.layers.0.bias"], 0)
-    joined = np.concatenate([crossed, deep]) if model.config.structure == "parallel" else deep
+    joined = crossed if model.config.structure == "cross" else joined_with_mlp(model, weights, x0, crossed)
     logit = weights["output.weight"][0] @ joined + weights["output.bias"][0]
     if model.config.first_order:
         logit += first_order_F.sum() + weights["number_weights"] @ numbers_M
     return float(logit)
 
 
-@pytest.mark.parametrize("structure", ["parallel", "stacked"])
+@pytest.mark.parametrize("structure", ["parallel", "stacked", "cross"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("num_numbers", [0, 2])
 def test_logits_equal_the_papers_equation(structure: str, first_order: bool, num_numbers: int) -> None:
@@ -76,6 +75,42 @@ def test_cross_network_equals_torchrecs() -> None:
         bias.data.copy_(layer.bias.unsqueeze(1))
     x_BI = torch.randn(5, 7, generator=seeded(1))
     torch.testing.assert_close(ours(x_BI), theirs(x_BI))
+
+
+def test_low_rank_network_equals_torchrecs() -> None:
+    ours, theirs = CrossNetwork(7, 3, 2, generator=seeded(0)), LowRankCrossNet(in_features=7, num_layers=3, low_rank=2)
+    randomize(ours)
+    for layer, v_kernel, w_kernel, bias in zip(
+        ours.layers, theirs.V_kernels, theirs.W_kernels, theirs.bias, strict=True
+    ):
+        down, up = layer
+        v_kernel.data.copy_(down.weight)
+        w_kernel.data.copy_(up.weight)
+        bias.data.copy_(up.bias)
+    x_BI = torch.randn(5, 7, generator=seeded(1))
+    torch.testing.assert_close(ours(x_BI), theirs(x_BI))
+
+
+def test_mixture_equals_torchrecs() -> None:
+    ours = CrossMixture(7, 3, 2, 4, generator=seeded(0))
+    theirs = LowRankMixtureCrossNet(in_features=7, num_layers=3, num_experts=4, low_rank=2, activation=torch.tanh)
+    randomize(ours)
+    for place, layer in enumerate(ours.layers):
+        theirs.V_kernels[place].data.copy_(layer.down_KRI)
+        theirs.C_kernels[place].data.copy_(layer.inner_KRR)
+        theirs.U_kernels[place].data.copy_(layer.up_KIR)
+        theirs.bias[place].data.copy_(layer.bias_I[:, None])
+    for gate, weight_I in zip(theirs.gates, ours.gates.weight, strict=True):
+        gate.weight.data.copy_(weight_I[None])
+    x_BI = torch.randn(5, 7, generator=seeded(1))
+    torch.testing.assert_close(ours(x_BI), theirs(x_BI))
+
+
+def test_low_rank_and_mixture_are_what_the_config_says() -> None:
+    assert isinstance(build(DCNv2Config(rank=2)).cross, CrossNetwork)
+    assert isinstance(build(DCNv2Config(rank=2, num_experts=3)).cross, CrossMixture)
+    with pytest.raises(ConfigError, match="num_experts=2 mixes low-rank layers; set rank, or num_experts=1"):
+        build_config({"kind": "dcnv2", "num_experts": 2})
 
 
 @pytest.mark.parametrize("structure", ["parallel", "stacked"])
@@ -121,7 +156,7 @@ def test_needs_first_order_follows_the_option() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"structure": "both"}, "model.structure='both': give parallel or stacked"),
+        ({"structure": "both"}, "model.structure='both': give parallel or stacked or cross"),
         ({"num_cross_layers": 0}, "model.num_cross_layers=0: give a whole number of at least 1"),
         ({"hidden_sizes": "400"}, "model.hidden_sizes='400': give a list"),
         ({"hidden_sizes": [400, 0]}, r"model.hidden_sizes\[1\]=0: give a whole number of at least 1"),

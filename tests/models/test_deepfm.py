@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from model_inputs import inputs_of
 from torchrec.modules.deepfm import DeepFM as TorchrecDeepPart
 
 from recsys.errors import ConfigError
@@ -17,13 +18,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def build(config: DeepFMConfig, *, num_features=4, embedding_dim=3, num_numbers=2, seed=0) -> DeepFM:
-    return DeepFM(
-        config,
-        num_features=num_features,
-        embedding_dim=embedding_dim,
-        num_numbers=num_numbers,
-        generator=seeded(seed),
-    )
+    return DeepFM(config, inputs_of(num_features, embedding_dim, num_numbers), generator=seeded(seed))
 
 
 def randomize(model: torch.nn.Module, seed: int = 9) -> None:

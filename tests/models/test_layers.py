@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchrec.modules.deepfm import FactorizationMachine
 
-from recsys.models.layers import MLP, fm_second_order, linear
+from recsys.models.layers import MLP, BatchNorm, bi_interaction, fm_second_order, linear, xavier
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -62,7 +62,7 @@ def weights_and_biases(mlp: MLP) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_mlp_orders_batch_norm_relu_dropout() -> None:
     mlp = MLP(4, [5], dropout=0.5, batch_norm=True, generator=seeded(0))
-    assert [type(layer).__name__ for layer in mlp.layers] == ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    assert [type(layer).__name__ for layer in mlp.layers] == ["Linear", "BatchNorm", "ReLU", "Dropout"]
     assert [type(layer).__name__ for layer in MLP(4, [5], generator=seeded(0)).layers] == ["Linear", "ReLU"]
 
 
@@ -72,3 +72,43 @@ def test_dropout_is_off_in_evaluation() -> None:
     assert not torch.equal(mlp(x_BI), mlp(x_BI))
     mlp.eval()
     assert torch.equal(mlp(x_BI), mlp(x_BI))
+
+
+def test_mlp_without_layers_is_what_comes() -> None:
+    x_BI, mlp = torch.randn(2, 4, generator=seeded(1)), MLP(4, [], generator=seeded(0))
+    assert torch.equal(mlp(x_BI), x_BI)
+    assert mlp.num_outputs == 4
+
+
+def test_bi_interaction_is_the_sum_of_products_of_all_pairs() -> None:
+    v_BFD = torch.randn(7, 5, 3, generator=seeded(0))
+    pairs_BD = [sum(a * b for a, b in itertools.combinations(v_FD, 2)) for v_FD in v_BFD.numpy()]
+    np.testing.assert_allclose(bi_interaction(v_BFD).numpy(), pairs_BD, rtol=1e-5, atol=1e-5)
+
+
+def test_xavier_draws_each_matrix_for_its_own_sizes() -> None:
+    weights = xavier(50, 30, 20, generator=seeded(0))
+    assert weights.shape == (50, 30, 20)
+    assert weights.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.02)
+    assert torch.equal(weights, xavier(50, 30, 20, generator=seeded(0)))
+
+
+def test_batch_norm_is_torchs() -> None:
+    ours, theirs = BatchNorm(3), torch.nn.BatchNorm1d(3)
+    for step in range(5):
+        x_BO = torch.randn(8, 3, generator=seeded(step)) * 2 + 1
+        assert torch.equal(ours(x_BO), theirs(x_BO))
+    assert [name for name, _ in ours.named_buffers()] == ["running_mean", "running_var"]
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+    assert torch.equal(ours.running_var, theirs.running_var)
+    assert torch.equal(ours.eval()(x_BO), theirs.eval()(x_BO))
+
+
+@pytest.mark.parametrize("num_examples", [0, 1])
+def test_batch_norm_learns_nothing_of_one_example(num_examples: int) -> None:
+    norm = BatchNorm(3)
+    norm(torch.randn(8, 3, generator=seeded(0)))
+    mean_O, x_BO = norm.running_mean.clone(), torch.randn(num_examples, 3, generator=seeded(1))
+    trained_BO = norm(x_BO)
+    assert torch.equal(norm.running_mean, mean_O)
+    assert torch.equal(trained_BO, norm.eval()(x_BO))

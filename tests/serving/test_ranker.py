@@ -390,3 +390,13 @@ def test_nothing_published_and_unreachable(redis_url: str) -> None:
     with pytest.raises(ServiceError, match="Redis does not answer") as raised:
         Ranker.connect("redis://ranker:sesame@127.0.0.1:1/0").rank(1)
     assert "sesame" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_batch_normalised_model_is_served_with_its_statistics(redis_url: str) -> None:
+    trained = films("full", "normalised")
+    publisher = trained.serve(redis_url, "rank-normalised")
+    ranker = Ranker.connect(redis_url, "rank-normalised")
+    assert_as_trained(ranker.rank(3, k=100), trained, 3, trained.time_ms)
+    trained.learn(seed=1)
+    publisher.publish()
+    assert_as_trained(ranker.rank(3, k=100), trained, 3, trained.time_ms)

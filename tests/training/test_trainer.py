@@ -10,7 +10,6 @@ import torch
 from recsys.batches.batch import Bag, LabelledBatch
 from recsys.features.declarations import Feature
 from recsys.hashing import Floats
-from recsys.models import MODELS
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
 from recsys.tables import TABLES
@@ -121,7 +120,7 @@ def cross_entropy(labels_B: Floats, probabilities_B: Floats, weights_B: Floats) 
 
 
 def test_every_kind_is_tried() -> None:
-    assert TABLE_FIELDS.keys() <= TABLES.keys() and MODEL_FIELDS.keys() == MODELS.keys()
+    assert TABLE_FIELDS.keys() <= TABLES.keys()  # models: tests/models
 
 
 @pytest.mark.parametrize("model", MODEL_FIELDS)

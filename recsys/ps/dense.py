@@ -6,7 +6,8 @@ step touches all of them, so a sparse Adam over these rows is torch's Adam.
 What a module remembers beside them, batch normalisation's running statistics, lies in the row group ``statistics``.
 No gradient moves those: a forward pass in training does. ``statistics`` descends by SGD of rate 1 along (what was
 pulled − what the pass left), so that a step of one worker leaves what the pass left, and a step of several the mean of
-what theirs did, weighted as their gradients are.
+what theirs did, weighted as their gradients are. They are no gradients of the loss: who clips or scales those leaves
+these alone.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The commands around bucket maps, as pasted: cluster, train over the map, retrieve; and their mistakes, one line each."""
+"""The commands around bucket maps, as pasted: cluster, train, retrieve; and their mistakes, one line each."""
 
 import json
 import os

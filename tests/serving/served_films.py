@@ -18,14 +18,27 @@ from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.layout import Layout
 from recsys.rows.local import LocalRows
 from recsys.sync.publisher import Publisher
+from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.training.trainer import Trainer
 
 GENRES = ("Drama", "Comedy", "War", "Noir")
+MAP = BucketMap(
+    method="graphhash",
+    data="films",
+    fingerprint="none",
+    seed=0,
+    tables={
+        "user": Buckets.of(np.arange(8) % 3, 5),  # later users, and those named by texts, are hashed
+        "item": Buckets.of(np.append([0, 1], 2 + np.arange(14) % 5), 9, num_own=2),
+    },
+).to_json()
 TABLES: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 16},
     "unified": {"num_rows": 64},
     "collisionless": {},
+    "graphhash": {"map": MAP},
+    "double_graphhash": {"map": MAP},
 }
 MODELS: dict[str, dict[str, Any]] = {"deepfm": {}, "dcnv2": {"num_cross_layers": 2}}
 NUM_USERS, NUM_ITEMS = 12, 20

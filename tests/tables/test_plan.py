@@ -71,7 +71,7 @@ def test_sizes_that_are_not_known_need_none_where_the_kind_needs_none() -> None:
 @pytest.mark.parametrize(
     ("features", "fields", "message"),
     [
-        ([USER], {"kind": "fulll"}, "unknown table.kind 'fulll'; known: full, hash, unified, collisionless$"),
+        ([USER], {"kind": "fulll"}, "unknown table.kind 'fulll'; known: full, hash, unified, collisionless, "),
         ([USER], {"embedding_dim": 4}, "unknown table.kind None; known: full"),
         (
             [USER],

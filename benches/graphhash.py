@@ -7,14 +7,14 @@ then it writes ``docs/results/graphhash.md`` and its plots. ``--data gowalla --r
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benches.graphhash_page import write_page
+from benches.graphhash_page import best_rate, write_page
 from benches.running import Told, command_line, or_error
 from recsys.datasets.interaction_files import InteractionFiles, data_folder
 from recsys.datasets.interactions import Interactions, Pairs, read_interactions
@@ -51,7 +51,7 @@ FITS = {
         epochs=200, batch_size=65536, judge_every=4, patience=3, regularisation=0.001, valid_users=2048
     ),
 }
-LEARNING_RATE = 0.01
+LEARNING_RATES = [0.01, 0.003]  # seed 0 tries all, later seeds take the one that validated best
 INITIAL_SCALE = 0.1
 
 
@@ -63,11 +63,12 @@ class Run:
     retriever: str
     method: str
     seed: int
+    learning_rate: float = 0.0  # of runs without a model
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
+    def key(self) -> tuple[str, str, str, int, float]:
         """What tells runs apart."""
-        return self.data, self.retriever, self.method, self.seed
+        return self.data, self.retriever, self.method, self.seed, self.learning_rate
 
 
 class Bench:
@@ -83,7 +84,7 @@ class Bench:
         graphs = self.graphs(run.data)
         table, made = self._table(run)
         retriever = build_retriever({"kind": run.retriever}, graphs.train)
-        optimizer = Adam(learning_rate=LEARNING_RATE)
+        optimizer = Adam(learning_rate=run.learning_rate)
         trainer, embeddings, _ = local_trainer(table, retriever, graphs.train, optimizer, run.seed)
         fit = self._fits[run.retriever]
         fitted = fit_retriever(
@@ -92,12 +93,15 @@ class Bench:
             fit,
             seed=run.seed,
             seconds=time.process_time,
-            on_judged=lambda epoch, said: self._told(f"{run.method} epoch {epoch}: valid recall {said['recall']:.4f}"),
+            on_judged=lambda epoch, said: self._told(
+                f"{run.method} {run.learning_rate}, epoch {epoch}: valid recall {said['recall']:.4f}"
+            ),
         )
         rows = sum(group.num_rows or 0 for group in embeddings.groups.values())
         return {
             **run.__dict__,
             "test": figures(judge_test(fitted, graphs, run.seed)),
+            "valid": max(said["recall"] for said in fitted.history),
             "epoch": fitted.epoch,
             "rows": rows,
             "bytes": 4 * DIM * rows + (made.nbytes if made is not None else 0),
@@ -106,11 +110,11 @@ class Bench:
             "history": [[said["epoch"], said["recall"]] for said in fitted.history],
         }
 
-    def floor(self, data: str) -> dict[str, Any]:
+    def floor(self, run: Run) -> dict[str, Any]:
         """What the most popular items find."""
-        graphs = self.graphs(data)
+        graphs = self.graphs(run.data)
         found = judge(*popularity(graphs.train), graphs.test, [graphs.train, graphs.valid])
-        return {"data": data, "retriever": "none", "method": "popularity", "seed": 0, "test": figures(found)}
+        return {**run.__dict__, "test": figures(found)}
 
     def graphs(self, data: str) -> Graphs:
         """The parts of a data set."""
@@ -165,13 +169,24 @@ def planted(num_blocks: int = 10, users: int = 12, items: int = 40) -> Interacti
     return Interactions("planted", train, valid, test, num_blocks * users, num_blocks * items)
 
 
-def planned(datas: list[str], retrievers: list[str], methods: list[str] | None, num_seeds: int) -> Iterator[Run]:
-    """The runs in order: a seed of everything before the next."""
+def planned(
+    lines: list[dict[str, Any]],
+    datas: list[str],
+    retrievers: list[str],
+    methods: list[str] | None,
+    num_seeds: int,
+    rates: list[float],
+) -> Iterator[Run]:
+    """The runs in order, a seed of everything before the next; ``lines`` grows meanwhile."""
+    for data in datas:
+        yield Run(data=data, retriever="none", method="popularity", seed=0)
     for seed in range(num_seeds):
         for retriever in retrievers:
             for data in datas:
                 for method in methods or (ORDER if retriever == "mf" else OF_LIGHTGCN):
-                    yield Run(data=data, retriever=retriever, method=method, seed=seed)
+                    tried = rates if seed == 0 else [best_rate(lines, data, retriever, method)]
+                    for rate in tried:
+                        yield Run(data=data, retriever=retriever, method=method, seed=seed, learning_rate=rate)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -187,6 +202,7 @@ def main() -> int:
     parser.add_argument("--retriever", nargs="+", default=["mf"], choices=list(FITS))
     parser.add_argument("--method", nargs="+", choices=ORDER, default=None)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES)
     said = parser.parse_args()
     start = time.perf_counter()
 
@@ -198,10 +214,11 @@ def main() -> int:
             raise ConfigError(f"--seeds {said.seeds} must be at least 1")
         if said.quick:
             quick = {name: replace(fit, epochs=6, batch_size=512) for name, fit in FITS.items()}
-            bench, datas = Bench(told, quick, gamma=20.0), ["planted"]
+            bench, datas, rates = Bench(told, quick, gamma=20.0), ["planted"], LEARNING_RATES[:1]
         else:
-            bench, datas = Bench(told, FITS, GAMMA), said.data
-        lines = _run(bench, list(planned(datas, said.retriever, said.method, said.seeds)), said.folder, told)
+            bench, datas, rates = Bench(told, FITS, GAMMA), said.data, said.rates
+        lines = read_lines(said.folder / "graphhash.jsonl")
+        _run(bench, planned(lines, datas, said.retriever, said.method, said.seeds, rates), lines, said.folder, told)
         for path in write_page(said.folder, lines):
             told(f"wrote {path}")
         return 0
@@ -209,27 +226,19 @@ def main() -> int:
     return or_error(act)
 
 
-def _run(bench: Bench, runs: list[Run], folder: Path, told: Told) -> list[dict[str, Any]]:
+def _run(bench: Bench, runs: Iterable[Run], lines: list[dict[str, Any]], folder: Path, told: Told) -> None:
     """Append a line for each run that has none."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "graphhash.jsonl"
-    lines = read_lines(path)
-    there = {(line["data"], line["retriever"], line["method"], line["seed"]) for line in lines}
-    with path.open("a") as file:
-
-        def add(line: dict[str, Any]) -> None:
-            lines.append(line)
+    there = {Run(**{name: line[name] for name in Run.__dataclass_fields__}).key for line in lines}
+    with (folder / "graphhash.jsonl").open("a") as file:
+        for run in runs:
+            if run.key in there:
+                continue
+            line = bench.floor(run) if run.retriever == "none" else bench.line(run)
             file.write(json.dumps(line) + "\n")
             file.flush()
-
-        for data in dict.fromkeys(run.data for run in runs):
-            if (data, "none", "popularity", 0) not in there:
-                add(bench.floor(data))
-        for run in runs:
-            if run.key not in there:
-                add(bench.line(run))
-                told(f"{' '.join(map(str, run.key))}: recall@20 {lines[-1]['test']['recall']:.4f}")
-    return lines
+            lines.append(line)
+            told(f"{' '.join(map(str, run.key))}: recall@20 {line['test']['recall']:.4f}")
 
 
 if __name__ == "__main__":

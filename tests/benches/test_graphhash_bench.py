@@ -33,13 +33,13 @@ def test_quick_runs_go_on_where_they_stopped(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_verdict_is_that_of_the_lines(tmp_path: Path) -> None:
-    def line(method: str, recall: float, seed: int = 0) -> dict:
+    def line(method: str, recall: float, seed: int = 0, rate: float = 0.01) -> dict:
         test = {"recall": recall, "recall_capped": recall, "ndcg": recall}
-        sizes = {"rows": 10, "bytes": 2560, "epoch": 4, "cpu_seconds": 1.0}
+        sizes = {"rows": 10, "bytes": 2560, "epoch": 4, "cpu_seconds": 1.0, "valid": recall, "learning_rate": rate}
         return {"data": "d", "retriever": "mf", "method": method, "seed": seed, "test": test, **sizes}
 
     lines = [line("full", 0.3), line("graphhash", 0.2), line("graphhash", 0.22, 1), line("double", 0.1)]
-    lines += [line("frequency", 0.05)]
+    lines += [line("frequency", 0.05), line("frequency", 0.04, rate=0.3)]
     write_page(tmp_path, lines)
     page = (tmp_path / "graphhash.md").read_text()
     assert "**2.10 times** what the best hash (double) finds" in page

@@ -1,5 +1,6 @@
 """Louvain over the user-item graph: planted blocks are found, sizes are reached, scikit-network is what we think."""
 
+import networkx
 import numpy as np
 import pytest
 import scipy.sparse
@@ -7,6 +8,7 @@ from sknetwork.clustering import Louvain, get_modularity
 
 from recsys.errors import ConfigError
 from recsys.graphs.assignments import by_frequency, by_hash, by_likeness, by_remainder
+from recsys.graphs.barber import modularity
 from recsys.graphs.bipartite import Bipartite
 from recsys.graphs.louvain import cluster_to, louvain
 from recsys.tables.assign import assigned_map, clustered_map
@@ -113,3 +115,37 @@ def test_likeness_puts_equal_ids_together_and_nothing_with_its_opposite() -> Non
     buckets = by_likeness(scipy.sparse.csr_matrix(rows), 256, seed=0)
     assert buckets[0] == buckets[1] and buckets[0] + buckets[2] == 255  # every bit the other way
     assert len(set(by_likeness(scipy.sparse.csr_matrix(rows), 3, seed=0)) | {0, 1, 2}) == 3
+
+
+def test_scikit_network_on_the_karate_club() -> None:
+    club = networkx.karate_club_graph()
+    matrix = scipy.sparse.csr_matrix(networkx.to_numpy_array(club, weight=None))
+    weighted = scipy.sparse.csr_matrix(networkx.to_numpy_array(club))
+    split = np.array([int(club.nodes[node]["club"] == "Officer") for node in club])
+    assert (matrix.shape[0], matrix.nnz // 2) == (34, 78)
+    assert get_modularity(matrix, split) == pytest.approx(0.358235, abs=1e-6)
+    assert get_modularity(weighted, split) == pytest.approx(0.391438, abs=1e-6)
+    assert get_modularity(matrix, np.arange(34)) == pytest.approx(-0.049803, abs=1e-6)
+    assert get_modularity(matrix, np.zeros(34, int)) == pytest.approx(0)
+    for resolution, num_clusters in ((1, 4), (2, 7)):
+        assert len(np.unique(Louvain(resolution=resolution).fit_predict(matrix))) == num_clusters
+
+
+def davis() -> Bipartite:
+    """18 women of the South at 14 events."""
+    women = networkx.davis_southern_women_graph()
+    names, events = women.graph["top"], women.graph["bottom"]
+    pairs = [(names.index(one), events.index(two)) for one, two in women.edges]
+    return Bipartite.of(*np.array(pairs).T, len(names), len(events))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_our_modularity_is_what_scikit_network_maximises(gamma: float) -> None:
+    graph = davis()
+    assert (graph.num_users, graph.num_items, graph.num_edges) == (18, 14, 89)
+    found = louvain(graph, gamma)
+    one_way = scipy.sparse.bmat([[scipy.sparse.csr_matrix((18, 18)), graph.matrix_UI], [None, np.zeros((14, 14))]])
+    labels = np.concatenate([found.users_U, found.items_I])
+    theirs = get_modularity(scipy.sparse.csr_matrix(one_way), labels, resolution=gamma)  # of edges from women to events
+    assert found.modularity == pytest.approx(theirs, abs=1e-6)
+    assert found.modularity >= modularity(graph, np.zeros(18, int), np.zeros(14, int), gamma)

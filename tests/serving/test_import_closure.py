@@ -59,16 +59,17 @@ print(json.dumps([vectors.tolist(), ranking.items, ranking.scores, sorted(ours)]
 
 @pytest.mark.parametrize("table", ["unified", "graphhash"])
 def test_serving_needs_torch_redis_and_numpy_alone(table: str, redis_url: str, tmp_path: Path) -> None:
-    films(table, "dcnv2", strings=True).serve(redis_url, "closure")
-    asked = json.dumps([REFUSED, redis_url, "closure"])
+    name = f"closure-{table}"
+    films(table, "dcnv2", strings=True).serve(redis_url, name)
+    asked = json.dumps([REFUSED, redis_url, name])
     served = subprocess.run(
         [sys.executable, "-W", "error", "-c", SERVE, asked], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert served.returncode == 0, served.stderr
     vectors, items, scores, imported = json.loads(served.stdout)
     assert imported == []
-    expected = Ranker.connect(redis_url, "closure").rank("user-1", k=5)
+    expected = Ranker.connect(redis_url, name).rank("user-1", k=5)
     assert items == expected.items
     np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
-    here = Lookup.connect(redis_url, "closure").embeddings("item", [1, "tt1"])
+    here = Lookup.connect(redis_url, name).embeddings("item", [1, "tt1"])
     np.testing.assert_array_equal(np.array(vectors, np.float32), here)

@@ -10,11 +10,15 @@ import torch
 
 from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
+from recsys.graphs.online import carried_rows
 from recsys.models.recommender import Blueprint, Recommender
-from recsys.rows.optimizers import SGD
+from recsys.rows.local import LocalRows
+from recsys.rows.optimizers import SGD, Adagrad
+from recsys.rows.store import Snapshot, fresh_rows
 from recsys.tables import build_table, plan_tables, with_map
 from recsys.tables.bucket_files import write_map
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.embeddings import Embeddings
 from recsys.tables.graphhash import GraphHash
 from recsys.tables.table import Table, TableConfig
 
@@ -22,6 +26,7 @@ FEATURES = (
     Feature(name="item", kind="id", source="item.id", num_embeddings=6),
     Feature(name="hour", kind="id", source="time.hour_of_day", num_embeddings=24),
 )
+ADAGRAD = Adagrad(learning_rate=0.1)
 ROWS = torch.arange(8.0).reshape(4, 2)
 
 
@@ -71,6 +76,34 @@ def test_the_map_counts_in_bytes() -> None:
     table = table_of("graphhash")
     assert isinstance(table, GraphHash)
     assert table.map_bytes("serving") == 3 + 8  # six ids of three bits
+
+
+def store_of(buckets: np.ndarray, num_buckets: int) -> tuple[Embeddings, LocalRows]:
+    """A table of six items over some buckets, and its rows."""
+    tables = {"item": Buckets.of(buckets, num_buckets)}
+    made = BucketMap(method="graphhash", data="d", fingerprint="f", seed=0, tables=tables).to_json()
+    configs = plan_tables(
+        {"kind": "graphhash", "embedding_dim": 2, "map": made}, FEATURES[:1], optimizer=ADAGRAD, seed=0
+    )
+    embeddings = Embeddings(configs)
+    return embeddings, LocalRows(list(embeddings.groups.values()))
+
+
+def test_a_new_clustering_starts_from_the_rows_of_the_old() -> None:
+    ids = np.arange(6)
+    old_buckets, new_buckets = np.array([0, 0, 1, 1, 2, 2]), np.array([3, 3, 1, 1, 1, 0])
+    embeddings, store = store_of(old_buckets, 3)
+    store.push({"item": (np.arange(3), np.array([[1, 2], [3, -4], [-5, 6]], np.float32))}, 0)
+    before = embeddings.embed("item", "item", ids, store).detach().numpy()
+    again, new_store = store_of(new_buckets, 4)
+    keys, rows = carried_rows(store.pull({"item": np.arange(3)})["item"], old_buckets, new_buckets, 4)
+    group = again.groups["item"]
+    new_store.restore(Snapshot((1,), {"item": fresh_rows(group, keys, rows)}))
+    after = again.embed("item", "item", ids, new_store).detach().numpy()
+    np.testing.assert_array_equal(after[[0, 1, 5]], before[[0, 1, 5]])  # these moved with all of their bucket, or alone
+    np.testing.assert_allclose(after[2:5], np.tile(before[2:5].mean(0), (3, 1)), rtol=1e-6)
+    restored = new_store.snapshot().groups["item"]
+    assert restored.keys_U.tolist() == [0, 1, 3] and (restored.state["sum"] == 0).all()  # the optimizer begins anew
 
 
 def test_mistakes_in_the_plan_are_told() -> None:

@@ -51,18 +51,19 @@ LOOKUPS = {  # rows an id, where it is not one
     "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
 }  # fmt: skip
 SINGLE = 0.8
-QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2}
+QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2, "turns": 1}
 _QUIET_CORES = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many ids there are, and how many a step and a request ask for."""
+    """How many ids there are, how many a step and a request ask for; a round takes the best of its ``turns``."""
 
     ids: Annotated[int, AtLeast(1000)] = 1_000_000
     ids_a_step: Annotated[int, AtLeast(10)] = 20_000
     served: Annotated[int, AtLeast(1)] = 500
     rounds: Annotated[int, AtLeast(2)] = 15
+    turns: Annotated[int, AtLeast(1)] = 3
     seed: int = 0
 
 
@@ -128,7 +129,7 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
 
 def compared(measure: str, calls: dict[str, Call], sizes: Sizes, law: Law) -> list[Result]:
     """Each kind beside ``full``; the target of one row an id is 0.8 of it, of k rows 0.8 / k."""
-    by_kind = rates(calls, draw(law, sizes.ids, sizes.ids_a_step, 8, sizes.seed), sizes.rounds)
+    by_kind = rates(calls, draw(law, sizes.ids, sizes.ids_a_step, 8, sizes.seed), sizes.rounds, sizes.turns)
     return [
         against(f"{kind}: {measure}", RATE, rate_R, FULL, by_kind[FULL], Target(value=SINGLE / LOOKUPS.get(kind, 1)))
         for kind, rate_R in by_kind.items()

@@ -3,7 +3,8 @@
 One feature of a million ids, 16 numbers each, compressed eightfold where the kind can be: a training step's lookup
 (address, one pull, compose, backward, push with row-wise Adagrad; a dense kind's own parameters with SGD), and a lookup
 of single ids from a Redis of its own. All kinds in the same run, in turns. Leaves ``tables.json`` and ``tables.html``
-in ``runs/bench``. ``--quick`` is a small form that says nothing about speed.
+in ``runs/bench``. ``--quick`` is a small form that says nothing about speed; ``--cpu`` measures training in this
+process' CPU time, which other programs on the machine hardly change, and leaves Redis out.
 
 Shape suffixes: N ids a call, B examples, D embedding dimension, R rounds.
 """
@@ -11,7 +12,7 @@ Shape suffixes: N ids a call, B examples, D embedding dimension, R rounds.
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,25 +52,27 @@ LOOKUPS = {  # rows an id, where it is not one
     "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
 }  # fmt: skip
 SINGLE = 0.8
-QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2}
+QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2, "turns": 1}
 _QUIET_CORES = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many ids there are, and how many a step and a request ask for."""
+    """How many ids there are, how many a step and a request ask for; a round takes the best of its ``turns``."""
 
     ids: Annotated[int, AtLeast(1000)] = 1_000_000
     ids_a_step: Annotated[int, AtLeast(10)] = 20_000
     served: Annotated[int, AtLeast(1)] = 500
     rounds: Annotated[int, AtLeast(2)] = 15
+    turns: Annotated[int, AtLeast(1)] = 3
     seed: int = 0
 
 
 class Learner:
     """The table of one kind, its rows and its own parameters."""
 
-    def __init__(self, kind: str, sizes: Sizes) -> None:
+    def __init__(self, kind: str, sizes: Sizes, clock: Callable[[], float]) -> None:
+        self._clock = clock
         item = Feature(name="item", kind="id", source="item.id", num_embeddings=sizes.ids)
         fields = {"kind": kind, "embedding_dim": 16, **FIELDS.get(kind, {} if kind == FULL else COMPRESSED)}
         (config,) = plan_tables(fields, [item], optimizer=RowWiseAdagrad(learning_rate=0.05), seed=sizes.seed)
@@ -83,13 +86,13 @@ class Learner:
 
     def step(self, batch: Batch) -> float:
         """One training step's lookup; its seconds."""
-        start = time.perf_counter()
+        start = self._clock()
         looked = self.embeddings.lookup({"item": Bag(batch.rows_N, self._offsets)}, self.store)
         self.embeddings.pool(looked)[self._name, "item"].backward(self._gradients_ND)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.store.push(looked.gradients(), 0)
-        return time.perf_counter() - start
+        return self._clock() - start
 
     @torch.no_grad()
     def serve(self, rows: PublishedRows, batch: Batch) -> float:
@@ -99,22 +102,21 @@ class Learner:
         return time.perf_counter() - start
 
 
-def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
+def measure(sizes: Sizes, folder: Path, told: Told, *, cpu: bool = False) -> list[Result]:
     """All measures; writes what they found into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    neighbours, learners = Neighbours(), {kind: Learner(kind, sizes) for kind in TABLES}
+    neighbours, clock = Neighbours(), time.process_time if cpu else time.perf_counter
+    learners = {kind: Learner(kind, sizes, clock) for kind in TABLES}
     results = []
     for law in LAWS:
         told(f"training, {LAWS[law]}")
         calls: dict[str, Call] = {kind: learner.step for kind, learner in learners.items()}
         results += compared(f"training, {count(sizes.ids_a_step)} ids a step, {LAWS[law]}", calls, sizes, law)
-    told("lookups from Redis")
-    with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="bench-", dir=folder))) as server:
-        served = {kind: server_of(learner, kind, server.url) for kind, learner in learners.items()}
-        asked = replace(sizes, ids_a_step=sizes.served)
-        results += compared(f"lookup from Redis, {sizes.served} ids a request", served, asked, "zipf")
+    if not cpu:
+        told("lookups from Redis")
+        results += serving(learners, sizes, folder)
     others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
+    results = [replace(line, quiet=cpu or others <= _QUIET_CORES) for line in results]
     taken = {kind: one.table.nbytes("serving", one.store.num_rows()).total for kind, one in learners.items()}
     about = {
         "sizes": str(sizes),
@@ -126,9 +128,17 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
     return results
 
 
+def serving(learners: Mapping[str, Learner], sizes: Sizes, folder: Path) -> list[Result]:
+    """Lookups of what the learners have learned, from a Redis of their own."""
+    with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="bench-", dir=folder))) as server:
+        served = {kind: server_of(learner, kind, server.url) for kind, learner in learners.items()}
+        asked = replace(sizes, ids_a_step=sizes.served)
+        return compared(f"lookup from Redis, {sizes.served} ids a request", served, asked, "zipf")
+
+
 def compared(measure: str, calls: dict[str, Call], sizes: Sizes, law: Law) -> list[Result]:
     """Each kind beside ``full``; the target of one row an id is 0.8 of it, of k rows 0.8 / k."""
-    by_kind = rates(calls, draw(law, sizes.ids, sizes.ids_a_step, 8, sizes.seed), sizes.rounds)
+    by_kind = rates(calls, draw(law, sizes.ids, sizes.ids_a_step, 8, sizes.seed), sizes.rounds, sizes.turns)
     return [
         against(f"{kind}: {measure}", RATE, rate_R, FULL, by_kind[FULL], Target(value=SINGLE / LOOKUPS.get(kind, 1)))
         for kind, rate_R in by_kind.items()
@@ -149,11 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__)
     parser.add_argument("--ids", type=int, help="ids of the feature")
     parser.add_argument("--rounds", type=int, help="how often each call is timed")
+    parser.add_argument("--cpu", action="store_true", help="CPU time of training alone: for a machine that is busy")
     given = parser.parse_args(arguments)
     chosen = {name: getattr(given, name) for name in ("ids", "rounds") if getattr(given, name) is not None}
     sizes = build(Sizes, (QUICK if given.quick else {}) | chosen, "")
     torch.set_num_threads(1)
-    return run(TITLE, lambda told: measure(sizes, given.folder, told))
+    return run(TITLE, lambda told: measure(sizes, given.folder, told, cpu=given.cpu))
 
 
 if __name__ == "__main__":

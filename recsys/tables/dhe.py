@@ -3,7 +3,7 @@
 k hashes give k numbers in [−1, 1), the code of an id: the same for ever, kept nowhere. Hidden layers are Linear,
 LayerNorm, Mish, as many numbers as the paper's with BatchNorm, whose statistics over a batch no row store holds.
 
-Shape suffixes: N ids, U unique ids, D embedding dimension.
+Shape suffixes: N ids, D embedding dimension.
 """
 
 import math
@@ -57,6 +57,7 @@ class DHE(Table):
     """Addresses nothing: all of it are dense parameters."""
 
     groups = ()
+    composes_once = True
 
     def __init__(self, config: DHEConfig) -> None:
         super().__init__(config)
@@ -77,9 +78,8 @@ class DHE(Table):
 
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """See Table.compose."""
-        ids_U, inverse_N = torch.unique(ids_N, return_inverse=True)  # in order: the same numbers, however ids come
-        vectors_UD: Tensor = self.layers(self.codes(ids_U))
-        return vectors_UD[inverse_N]
+        vectors_ND: Tensor = self.layers(self.codes(ids_N))
+        return vectors_ND
 
     def codes(self, ids_N: Tensor) -> Tensor:
         """k numbers in [−1, 1) an id, (N, k)."""

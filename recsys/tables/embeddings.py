@@ -1,7 +1,7 @@
 """The tables of one model over one row store: address all, pull once, compose, pool.
 
-Shape suffixes: N ids of a feature over the batch, K keys an id, U unique keys of a row group, W row width,
-B examples, D embedding dimension.
+Shape suffixes: N ids of a feature over the batch, I distinct ones, K keys an id, U unique keys of a row group, W row
+width, B examples, D embedding dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
 from recsys.rows.store import Gradients, RowGroup, RowReader, by_name
 from recsys.tables import build_table
-from recsys.tables.table import FORMS, Table, TableConfig
+from recsys.tables.table import FORMS, Table, TableConfig, a_place_of_each
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,16 @@ class Embeddings(nn.Module):
         """Compose without pooling: (N, D), one vector an id."""
         ids_N = torch.from_numpy(looked.addressed.bags[feature].ids_N)
         places = looked.addressed.places[table, feature]
-        rows_NKW = {group: looked.rows[group][place_NK] for group, place_NK in places.items()}
-        return self.tables[table].compose(feature, ids_N, rows_NKW)
+        return _composed(self.tables[table], feature, ids_N, places, looked.rows)
 
     def embed(self, table: str, feature: str, ids_N: Keys, store: RowReader) -> Tensor:
         """Vectors (N, D) of single ids, from the rows of one table; DataError for an id that it does not know."""
         self._check_known(table, feature, ids_N)
         addressed = self.tables[table].address(feature, torch.from_numpy(ids_N))
-        rows = store.pull({group: keys_NK.reshape(-1).numpy() for group, keys_NK in addressed.items()})
-        rows_NKW = {g: torch.from_numpy(rows[g]).view(*keys.shape, rows[g].shape[1]) for g, keys in addressed.items()}
-        return self.tables[table].compose(feature, torch.from_numpy(ids_N), rows_NKW)
+        pulled = store.pull({group: keys_NK.reshape(-1).numpy() for group, keys_NK in addressed.items()})
+        rows = {group: torch.from_numpy(rows_NW) for group, rows_NW in pulled.items()}
+        places = {group: torch.arange(keys_NK.numel()).view(keys_NK.shape) for group, keys_NK in addressed.items()}
+        return _composed(self.tables[table], feature, torch.from_numpy(ids_N), places, rows)
 
     def penalty(self) -> Tensor:
         """The tables' own terms of the loss."""
@@ -191,6 +191,23 @@ def _sizes(table: Table, num_rows: Mapping[str, int]) -> dict[str, object]:
         "serving_bytes": serving.total,
         "compression": full_bytes / serving.total if full_bytes and serving.total else None,
     }
+
+
+def _composed(
+    table: Table, feature: str, ids_N: Tensor, places: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+) -> Tensor:
+    """Vectors (N, D) of ids whose rows lie at ``places``, (N, K) by row group; each id once where it is worth it."""
+    if not table.composes_once:
+        return table.compose(feature, ids_N, {g: _gathered(rows[g], place_NK) for g, place_NK in places.items()})
+    ids_I, inverse_N = torch.unique(ids_N, return_inverse=True)
+    first_I = a_place_of_each(inverse_N, len(ids_I))
+    gathered = {group: _gathered(rows[group], place_NK[first_I]) for group, place_NK in places.items()}
+    return table.compose(feature, ids_I, gathered).index_select(0, inverse_N)
+
+
+def _gathered(rows_UW: Tensor, place_NK: Tensor) -> Tensor:
+    """rows_UW[place_NK]; the gradient of ``index_select`` takes a third of the time of that of an index."""
+    return rows_UW.index_select(0, place_NK.reshape(-1)).view(*place_NK.shape, rows_UW.shape[1])
 
 
 def _selected(bag: Bag, mask_N: npt.NDArray[np.bool_]) -> Bag:

@@ -114,13 +114,15 @@ class Table(nn.Module, ABC):
     ``id_range``: what ``known`` says, in words. ``shrinks``: what is smaller than a full table, training memory (and so
     serving) or what is served alone; ``streams``: whether it learns from a stream, whatever ids come up; ``stages``:
     what it has to go through, in order, before it is served. ``pushed_if_used``: row groups whose rows may be asked for
-    and then not used: such a row, without any gradient, is not pushed.
+    and then not used: such a row, without any gradient, is not pushed. ``composes_once``: compose is dear, and is asked
+    for each distinct id once, in their order.
     """
 
     shrinks: ClassVar[Shrinks] = "training"
     streams: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ()
     pushed_if_used: tuple[str, ...] = ()
+    composes_once: bool = False
     linear: bool = False
     id_range: str = "int64"
     groups: tuple[RowGroup, ...]
@@ -180,6 +182,15 @@ def identity(rows_NKW: Mapping[str, Tensor]) -> Tensor:
     """The one row of each id, as it is."""
     (rows,) = rows_NKW.values()
     return rows[:, 0, :]
+
+
+def a_place_of_each(group_N: Tensor, num_groups: int) -> Tensor:
+    """A position at which each of the groups 0 … num_groups − 1 occurs: the last.
+
+    >>> a_place_of_each(torch.tensor([1, 0, 1]), 2).tolist()
+    [1, 2]
+    """
+    return torch.empty(num_groups, dtype=torch.int64).scatter_(0, group_N, torch.arange(len(group_N)))
 
 
 def require(config: TableConfig, name: str, remedy: str) -> Any:

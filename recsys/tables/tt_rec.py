@@ -7,7 +7,7 @@ A core's slice is a row, and a core a row group: a step pulls and pushes the sli
 id costs three rows and not a core, and rows start by (seed, key) like any other. As dense parameters all cores would
 go both ways at every step.
 
-Shape suffixes: N ids, D embedding dimension.
+Shape suffixes: N ids, G distinct digits, D embedding dimension, X × R and R × Y matrices.
 """
 
 import math
@@ -22,10 +22,11 @@ from recsys import hashing
 from recsys.features.declarations import Feature
 from recsys.rows.initial import Initial
 from recsys.tables.plan import Count, TablePlan, num_ids
-from recsys.tables.table import Table, TableConfig, require
+from recsys.tables.table import Table, TableConfig, a_place_of_each, require
 
 Three = tuple[int, int, int]
 _DEFAULT_RANK = 8
+_MOST_PADDING = 4  # times the ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class TTRecPlan(TablePlan):
 class TTRec(Table):
     """Three keys an id, its digits, each into a core of its own."""
 
+    composes_once = True
+
     def __init__(self, config: TTRecConfig) -> None:
         super().__init__(config)
         self._num_ids = require(config, "num_ids", "set table.num_ids, or the feature's num_embeddings")
@@ -82,20 +85,46 @@ class TTRec(Table):
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""
-        ids = torch.from_numpy(hashing.fold(ids_N.numpy(), self._num_ids, self._fold_seed))
-        _, p2, p3 = self._factors
-        digits = (ids // (p2 * p3), ids // p3 % p2, ids % p3)
-        return {group.name: digit_N[:, None] for group, digit_N in zip(self.groups, digits, strict=True)}
+        return {group.name: digit_N[:, None] for group, digit_N in zip(self.groups, self._digits(ids_N), strict=True)}
 
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """See Table.compose."""
         first, second, third = (
-            rows_NKW[group.name].reshape(-1, *shape) for group, shape in zip(self.groups, self._shapes, strict=True)
+            rows_NKW[group.name][:, 0].view(-1, *shape) for group, shape in zip(self.groups, self._shapes, strict=True)
         )
-        left = torch.bmm(first, second)  # q₁ × (q₂ r₂)
+        _, second_N, third_N = self._digits(ids_N)
+        left = _times_slices(first, second, second_N)  # q₁ × (q₂ r₂)
         rank, columns = self._shapes[2]
-        rows = self.config.embedding_dim // columns
-        return torch.bmm(left.reshape(-1, rows, rank), third).flatten(1)
+        left = left.reshape(-1, self.config.embedding_dim // columns, rank)
+        return _times_slices(left, third, third_N).flatten(1)
+
+    def _digits(self, ids_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ids = torch.from_numpy(hashing.fold(ids_N.numpy(), self._num_ids, self._fold_seed))
+        _, p2, p3 = self._factors
+        return ids // (p2 * p3), ids // p3 % p2, ids % p3
+
+
+def _times_slices(left_NXR: Tensor, slices_NRY: Tensor, digit_N: Tensor) -> Tensor:
+    """left[n] @ slices[n], which is the same slice for all ids of one digit: (N, X, Y).
+
+    One product a digit, of all its ids' matrices one above the other, padded to as many; thousands of tiny ones take
+    ten times as long. Where one digit has most of the ids, that padding would be more than the work.
+    """
+    _, group_N = torch.unique(digit_N, return_inverse=True)
+    counts_G = torch.bincount(group_N)
+    num_ids, longest = len(group_N), int(counts_G.max()) if len(counts_G) else 0
+    if len(counts_G) * longest > _MOST_PADDING * num_ids:
+        return torch.bmm(left_NXR, slices_NRY)
+    order_N = torch.argsort(group_N, stable=True)
+    begins_G = counts_G.cumsum(0) - counts_G
+    within_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(num_ids)) - begins_G[group_N]
+    slot_N = group_N * longest + within_N
+    _, num_rows, rank = left_NXR.shape
+    padded = left_NXR.new_zeros(len(counts_G) * longest, num_rows * rank).index_copy(0, slot_N, left_NXR.flatten(1))
+    slices_GRY = slices_NRY.index_select(0, a_place_of_each(group_N, len(counts_G)))
+    products = torch.bmm(padded.view(len(counts_G), longest * num_rows, rank), slices_GRY)
+    columns = slices_GRY.shape[2]
+    return products.view(-1, num_rows * columns).index_select(0, slot_N).view(-1, num_rows, columns)
 
 
 def id_factors(num_ids: int) -> Three:

@@ -194,6 +194,27 @@ def test_a_lookup_is_a_row_of_the_whole_matrix() -> None:
     np.testing.assert_allclose(vectors_ND, matrix, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("ids", [[5] * 7, list(range(60)), [1, 3, 3, 59, 0], [*range(0, 60, 5), *range(5)], []])
+def test_ids_of_one_digit_are_contracted_together_as_if_alone(ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TTRecConfig(**common(dim=24, scale=1.0), num_ids=60, ranks=(3, 5))
+    table = build_table(config)
+    store = LocalRows(list(table.groups))
+
+    def gradients() -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+        embeddings = Embeddings([config])
+        looked = embeddings.lookup({"f": Bag.of_lists([[id_] for id_ in ids])}, store)
+        vectors_ND = embeddings.vectors("f", "t", looked)
+        (vectors_ND * torch.arange(len(ids) * 24.0).view(-1, 24).sin()).sum().backward()
+        return vectors_ND.detach(), {name: found[1] for name, found in looked.gradients().items()}
+
+    vectors_ND, found = gradients()
+    monkeypatch.setattr("recsys.tables.tt_rec._MOST_PADDING", 0)
+    alone_ND, expected = gradients()
+    torch.testing.assert_close(vectors_ND, alone_ND)
+    for name, gradients_UW in expected.items():
+        np.testing.assert_allclose(found[name], gradients_UW, rtol=1e-4, atol=1e-5)
+
+
 @given(st.integers(1, 10**9))
 def test_digits_name_every_id_and_little_more(num_ids: int) -> None:
     p1, p2, p3 = id_factors(num_ids)

@@ -16,6 +16,9 @@ class Publishing(Serving):
     """``serving``: as what to publish; ``sync_seconds`` is for a run that goes on learning."""
 
     row_format: str
+    layout: str
+    num_buckets: int
+    cluster: bool
     sync_seconds: Annotated[float, Above(0)]
 
 

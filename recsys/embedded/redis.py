@@ -76,6 +76,7 @@ class EmbeddedRedis(ServerProcess):
             "appendfsync": "everysec",
             "save": "",
             "daemonize": "no",
+            "hash-max-ziplist-value": "512",  # rows of compact layouts; Redis 7 knows the old name
         }
         return [
             str(redis_binary()),
@@ -151,20 +152,18 @@ def without_password(url: str) -> str:
 
 
 def _client(url: str, timeout_seconds: float) -> "Redis":
-    from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from recsys.embedded.redis_url import is_cluster, open_client
+
+    once = {} if is_cluster(url) else {"retry": Retry(NoBackoff(), 0)}
     try:
-        return Redis.from_url(
-            url,
-            socket_connect_timeout=timeout_seconds,
-            socket_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
+        client: Redis = open_client(url, socket_connect_timeout=timeout_seconds, socket_timeout=timeout_seconds, **once)
+    except ConfigError as error:
         message = f"redis.url={without_password(url)} is no URL of a Redis; write redis://HOST:PORT/0"
         raise ConfigError(message) from error
+    return client
 
 
 def _reason(error: Exception) -> str:

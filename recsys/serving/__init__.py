@@ -5,5 +5,6 @@
 
 from recsys.serving.lookup import Lookup
 from recsys.serving.ranker import Ranker, Ranking
+from recsys.serving.rows import CacheConfig
 
-__all__ = ["Lookup", "Ranker", "Ranking"]
+__all__ = ["CacheConfig", "Lookup", "Ranker", "Ranking"]

@@ -1,12 +1,16 @@
 """Embeddings by feature and ids, out of Redis."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from recsys.hashing import Floats
+from recsys.hashing import Floats, Keys
+from recsys.models.recommender import Recommender
 from recsys.serving.published import Published, Versions, checked_ids
+from recsys.serving.rows import CacheConfig
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,34 @@ class Lookup:
         self.published = published
 
     @classmethod
-    def connect(cls, url: str, model: str = "recsys") -> "Lookup":
-        """A lookup over the Redis at ``url``; ServiceError at the first call where none answers."""
-        return cls(Published(url, model))
+    def connect(cls, url: str, model: str = "recsys", cache: CacheConfig | None = None) -> "Lookup":
+        """A lookup over the Redis at ``url``; ServiceError at the first call where none answers.
 
-    def embeddings(self, feature: str, ids: Sequence[int | str]) -> Floats:
+        ``cache`` keeps rows in this process, and states how old they may be.
+        """
+        return cls(Published(url, model, cache))
+
+    def embeddings(self, feature: str, ids: Sequence[int | str] | Keys) -> Floats:
         """Embeddings of ids of a feature; ConfigError for an unknown feature, listing the known ones."""
         return self.embed(feature, ids).vectors_ND
 
     @torch.no_grad()
-    def embed(self, feature: str, ids: Sequence[int | str]) -> Embedded:
+    def embed(self, feature: str, ids: Sequence[int | str] | Keys) -> Embedded:
         """``embeddings``, with the versions they come from."""
         run, versions = self.published.current()
-        ids_N = run.recommender.encode_ids(feature, checked_ids(ids))
-        vectors_ND = run.recommender.embed(feature, ids_N, run.rows)
-        return Embedded(vectors_ND, versions)
+        recommender = run.recommender
+        if any(True for _ in recommender.embeddings.parameters()):  # what tables bring beside rows: cores, an MLP
+            recommender, versions = run.at(versions)
+        return Embedded(recommender.embed(feature, encoded(recommender, feature, ids), run.rows), versions)
+
+
+def encoded(recommender: Recommender, feature: str, ids: Sequence[int | str] | Keys) -> Keys:
+    """Raw ids as the int64 ids that a feature's table takes; integers without a look at each."""
+    recommender.table_of(feature)
+    if not any(f.name == feature and f.vocabulary for f in recommender.features):
+        if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype == np.int64:
+            return ids
+        if isinstance(ids, list | tuple) and set(map(type, ids)) == {int}:
+            with contextlib.suppress(OverflowError):  # which is told by the id's name below
+                return np.array(ids, np.int64)
+    return recommender.encode_ids(feature, checked_ids(ids))

@@ -47,6 +47,12 @@ class EmbeddedRedis(ServerProcess):
         self.ready()
         return self._url
 
+    @property
+    def socket_url(self) -> str:
+        """The same by the socket in its folder: quicker for who is on this machine."""
+        self.ready()
+        return f"unix://{self.folder / 'redis.sock'}?db=0"
+
     def stop(self) -> None:
         """Stop the server; its data stay in the folder."""
         if self.process.poll() is None:  # else another may serve the folder by now
@@ -71,6 +77,7 @@ class EmbeddedRedis(ServerProcess):
         options = {
             "port": str(self.port),
             "bind": LOOPBACK,
+            "unixsocket": "redis.sock",
             "dir": ".",
             "appendonly": "yes",
             "appendfsync": "everysec",

@@ -57,9 +57,21 @@ def encoded(recommender: Recommender, feature: str, ids: Sequence[int | str] | K
     """Raw ids as the int64 ids that a feature's table takes; integers without a look at each."""
     recommender.table_of(feature)
     if not any(f.name == feature and f.vocabulary for f in recommender.features):
-        if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype == np.int64:
-            return ids
-        if isinstance(ids, list | tuple) and set(map(type, ids)) == {int}:
-            with contextlib.suppress(OverflowError):  # which is told by the id's name below
-                return np.array(ids, np.int64)
+        ids_N = integers(ids)
+        if ids_N is not None:
+            return ids_N
     return recommender.encode_ids(feature, checked_ids(ids))
+
+
+def integers(ids: Sequence[int | str] | Keys) -> Keys | None:
+    """Ids as an array, where all are plain integers of 64 bits; else None.
+
+    >>> integers([1, 2]), integers([1, "2"]), integers([1, True]), integers([2**63])
+    (array([1, 2]), None, None, None)
+    """
+    if isinstance(ids, np.ndarray):
+        return ids if ids.ndim == 1 and ids.dtype == np.int64 else None
+    if isinstance(ids, list | tuple) and set(map(type, ids)) == {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(ids, np.int64)
+    return None

@@ -1,15 +1,17 @@
 """Embeddings by feature and ids, out of Redis."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from recsys.errors import ConfigError, DataError
 from recsys.hashing import Floats, Keys
 from recsys.models.recommender import Recommender
-from recsys.serving.published import Published, Versions, checked_ids
+from recsys.rows.store import RowReader
+from recsys.serving.published import Published, PublishedRun, Versions, checked_ids
 from recsys.serving.rows import CacheConfig
 
 
@@ -46,11 +48,41 @@ class Lookup:
     @torch.no_grad()
     def embed(self, feature: str, ids: Sequence[int | str] | Keys) -> Embedded:
         """``embeddings``, with the versions they come from."""
-        run, versions = self.published.current()
-        recommender = run.recommender
-        if any(True for _ in recommender.embeddings.parameters()):  # what tables bring beside rows: cores, an MLP
+        while True:
+            run = self.published.last_seen()
+            try:
+                found = self._embedded(run, feature, ids)
+            except (ConfigError, DataError):
+                if self.published.current()[0] is run:
+                    raise
+                continue  # it was wrong of a run that is not served any more
+            if found is not None:
+                return found
+
+    def _embedded(self, run: PublishedRun, feature: str, ids: Sequence[int | str] | Keys) -> Embedded | None:
+        """Embeddings out of one run; None where another is served by now. Rows and versions in one round trip."""
+        ids_N = encoded(run.recommender, feature, ids)
+        if any(True for _ in run.recommender.embeddings.parameters()):  # what tables bring beside rows: cores, an MLP
+            run, versions = self.published.current()
             recommender, versions = run.at(versions)
-        return Embedded(recommender.embed(feature, encoded(recommender, feature, ids), run.rows), versions)
+            return Embedded(recommender.embed(feature, ids_N, run.rows), versions)
+        rows = _RowsAndVersions(self.published, run)
+        vectors_ND = run.recommender.embed(feature, ids_N, rows)
+        return None if rows.versions is None else Embedded(vectors_ND, rows.versions)
+
+
+class _RowsAndVersions(RowReader):
+    """A run's rows, for one pull, which also looks whether the run is served; ``versions`` are None where not."""
+
+    def __init__(self, published: Published, run: PublishedRun) -> None:
+        self._published, self._run = published, run
+        self.versions: Versions | None = None
+
+    def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
+        """See RowReader.pull."""
+        rows, values = self._run.rows.pull_beside(keys, self._published.keys_of(self._run))
+        self.versions = self._published.versions_of(self._run, values)
+        return rows
 
 
 def encoded(recommender: Recommender, feature: str, ids: Sequence[int | str] | Keys) -> Keys:

@@ -20,6 +20,7 @@ from recsys.serving.answers import answered
 from recsys.serving.rows import CacheConfig, PublishedRows
 
 Id = int | str
+_MOST_SWITCHES = 5  # within one call
 _MAX_FACTS = 20_000  # items whose facts are kept as they were read
 
 
@@ -68,15 +69,29 @@ class PublishedRun:
             self._loaded = loaded = (versions.version, newest, recommender)
         return loaded[2], replace(versions, dense=loaded[1])
 
-    def user(self, user_id: int | str) -> tuple[History, FactValues]:
+    def feature_keys(self, user_id: Id, item_ids: Sequence[Id]) -> list[str]:
+        """Where a user's features lie, and those of items."""
+        return [self.layout.user_key(user_id), *(self.layout.item_key(item_id) for item_id in item_ids)]
+
+    def user(self, user_id: Id) -> tuple[History, FactValues]:
         """(history, profile); both empty for a user never seen."""
-        value = answered(lambda: self.client.get(self.layout.user_key(user_id)))
+        return self.user_of(self.values([self.layout.user_key(user_id)])[0])
+
+    def items(self, item_ids: Sequence[Id]) -> list[FactValues]:
+        """Facts of items; empty for those never seen."""
+        return self.facts_of(self.values([self.layout.item_key(item_id) for item_id in item_ids]))
+
+    def user_of(self, value: bytes | None) -> tuple[History, FactValues]:
+        """A user as read."""
         return user_from_json(json.loads(payload_of(value))) if value else (History(), {})
 
-    def items(self, item_ids: Sequence[int | str]) -> list[FactValues]:
-        """Facts of items; empty for those never seen. What was read before is the same object again."""
-        values = read_keys(self.client, [self.layout.item_key(item_id) for item_id in item_ids])
+    def facts_of(self, values: Sequence[bytes | None]) -> list[FactValues]:
+        """Items as read; what was read before is the same object again."""
         return [self._facts_of(value) if value else {} for value in values]
+
+    def values(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What lies under keys."""
+        return self.rows.pull_beside({}, keys)[1]
 
     def item_ids(self) -> tuple[Id, ...]:
         """All items of which facts were published: numbers in order, then strings."""
@@ -108,20 +123,51 @@ class Published:
 
     def current(self) -> tuple[PublishedRun, Versions]:
         """The run that is served and its versions, from one look at Redis (two where the run changed)."""
-        run = self._run
-        keys = [pointer_key(self._model)] + ([run.layout.versions_key] if run else [])
-        answers = read_keys(self._client, keys)
-        if answers[0] is None:
+        run, versions, _ = self.look(lambda run: [])
+        return run, versions
+
+    def look(self, keys_of: Callable[[PublishedRun], Sequence[str]]) -> tuple[PublishedRun, Versions, list[Any]]:
+        """``current``, and what lies under keys of that run, from the same look."""
+        for _ in range(_MOST_SWITCHES):
+            run = self.last_seen()
+            asked = [*self.keys_of(run), *keys_of(run)]
+            values = run.values(asked)
+            versions = self.versions_of(run, values)
+            if versions is not None:
+                return run, versions, values[2:]
+        raise self._restless()
+
+    def last_seen(self) -> PublishedRun:
+        """The run that was served at the last look; at first, now."""
+        if self._run is None:
+            (pointer,) = read_keys(self._client, [pointer_key(self._model)])
+            self._run = self._open(self._name(pointer))
+        return self._run
+
+    def keys_of(self, run: PublishedRun) -> list[str]:
+        """Where it says which run is served, and a run's versions: what ``versions_of`` reads."""
+        return [pointer_key(self._model), run.layout.versions_key]
+
+    def versions_of(self, run: PublishedRun, values: Sequence[bytes | None]) -> Versions | None:
+        """A run's versions; None where another is served by now, which is the one last seen then."""
+        name = self._name(values[0])
+        if name != run.layout.run:
+            self._run = self._open(name)
+            return None
+        if values[1] is None:
+            raise NotPublished(f"run {name!r} of model {self._model!r} holds no version yet; try again shortly")
+        return Versions(run=name, **json.loads(payload_of(values[1])))
+
+    def _name(self, pointer: bytes | None) -> str:
+        if pointer is None:
+            self._run = None
             raise NotPublished(
                 f"no model {self._model!r} is published here; run jobs.online, or jobs.publish run=FOLDER"
             )
-        name = answers[0].decode()
-        if run is None or run.layout.run != name:
-            self._run = run = self._open(name)
-            answers = read_keys(self._client, [run.layout.versions_key])
-        if answers[-1] is None:
-            raise NotPublished(f"run {name!r} of model {self._model!r} holds no version yet; try again shortly")
-        return run, Versions(run=name, **json.loads(payload_of(answers[-1])))
+        return pointer.decode()
+
+    def _restless(self) -> NotPublished:
+        return NotPublished(f"model {self._model!r} switches versions all the time; try again shortly")
 
     @property
     def _client(self) -> Client:

@@ -59,11 +59,19 @@ class Scorer:
 
     def scores(self, user_id: Id, item_ids: Sequence[Id], time_ms: int) -> Floats:
         """Probabilities (N,) float32, in the order of ``item_ids``."""
-        return self.scores_of(user_id, item_ids, self._features.items(item_ids), time_ms)
+        user, facts = self._features.user(user_id), self._features.items(item_ids)
+        return self.scores_of(user_id, user, item_ids, facts, time_ms)
 
-    def scores_of(self, user_id: Id, item_ids: Sequence[Id], facts: Sequence[FactValues], time_ms: int) -> Floats:
-        """``scores`` of items whose facts are known."""
-        history, profile = self._features.user(user_id)
+    def scores_of(
+        self,
+        user_id: Id,
+        user: tuple[History, FactValues],
+        item_ids: Sequence[Id],
+        facts: Sequence[FactValues],
+        time_ms: int,
+    ) -> Floats:
+        """``scores`` of a user and items whose features are known."""
+        history, profile = user
         shared = self._extractor.of_user(user_id, history, profile, time_ms)
         shared = {**shared, **self._extractor.of_time(time_ms)}
         items = [self._extractor.of_item(id_, about) for id_, about in zip(item_ids, facts, strict=True)]
@@ -110,19 +118,24 @@ class Ranker:
             raise ConfigError(f"k {k} must be at least 1")
         if candidates is not None and not len(candidates):
             raise ConfigError("candidates are an empty list; name at least one, or leave them out to rank all items")
-        run, versions = self.published.current()
-        time_ms = _time_ms(context, versions)
         (user,) = checked_ids([user])
         if candidates is None:
-            liked = set(run.user(user)[0].liked())
-            candidates = [item_id for item_id in run.item_ids() if item_id not in liked]
+            candidates = self._not_liked(user)
         candidates = checked_ids(candidates)
+        run, versions, values = self.published.look(lambda run: run.feature_keys(user, candidates))
+        time_ms = _time_ms(context, versions)
         scorer, versions = self._fresh_scorer(run, versions)
-        facts = run.items(candidates)
-        scores_N = scorer.scores_of(user, candidates, facts, time_ms)
+        facts = run.facts_of(values[1:])
+        scores_N = scorer.scores_of(user, run.user_of(values[0]), candidates, facts, time_ms)
         best = np.argsort(-scores_N, kind="stable")[:k]
         titles = [str(facts[at].get("title", candidates[at])) for at in best]
         return Ranking([candidates[at] for at in best], [float(scores_N[at]) for at in best], titles, versions)
+
+    def _not_liked(self, user: Id) -> list[Id]:
+        """All items but those that a user liked lately."""
+        run, _, (value,) = self.published.look(lambda run: run.feature_keys(user, []))
+        liked = set(run.user_of(value)[0].liked())
+        return [item_id for item_id in run.item_ids() if item_id not in liked]
 
     def _fresh_scorer(self, run: PublishedRun, versions: Versions) -> tuple[Scorer, Versions]:
         """A scorer with the dense parameters of this version, and the versions with theirs."""

@@ -1,8 +1,9 @@
 """The read side of a row store, over Redis: what tables and models pull from when they serve."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,39 +45,40 @@ class PublishedRows(RowReader):
 
     def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
         """See RowReader.pull."""
+        return self.pull_beside(keys, ())[0]
+
+    def pull_beside(self, keys: Mapping[str, Keys], values_of: Sequence[str]) -> tuple[dict[str, Floats], list[Any]]:
+        """``pull``, and the values of some keys of Redis, read before the rows, all in one round trip."""
         checked = {name: self._group(name).checked_keys(keys_N) for name, keys_N in keys.items()}
         cached = {name: keys_N for name, keys_N in checked.items() if name in self._caches}
         past = {name: keys_N for name, keys_N in checked.items() if name not in self._caches}
-        return {**self._through_cache(cached), **(self._read(past) if past else {})}
-
-    def pull_versioned(self, name: str, keys_N: Keys) -> tuple[Floats, int]:
-        """Rows of one group, past the cache, and the newest of their versions; 0 where there are none."""
-        (found,) = answered(lambda: self._wire.fetch([self._asked(name, keys_N)]))
-        records = np.ascontiguousarray(found.values_NL[:, :8]).view(">f8")
-        return self._decoded(name, keys_N, found), int(records.max(initial=0))
-
-    def _through_cache(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
-        """What is here and fresh, and the rest from Redis."""
         rows: dict[str, Floats] = {}
-        missing: dict[str, Keys] = {}
-        for name, keys_N in keys.items():
+        missing: dict[str, Keys] = {}  # where
+        for name, keys_N in cached.items():
             rows[name], fresh_N = self._caches[name].get(keys_N)
             if not fresh_N.all():
                 missing[name] = np.flatnonzero(~fresh_N)
-        if not missing:
-            return rows
         asked_at = time.monotonic()
-        for name, read_MW in self._read({name: keys[name][places] for name, places in missing.items()}).items():
-            rows[name][missing[name]] = read_MW
-            self._caches[name].put(keys[name][missing[name]], read_MW, asked_at)
-        return rows
+        wanted = {**past, **{name: cached[name][places] for name, places in missing.items()}}
+        read, values = self._read(wanted, values_of)
+        for name, places in missing.items():
+            rows[name][places] = read[name]
+            self._caches[name].put(wanted[name], read[name], asked_at)
+        return {**rows, **{name: read[name] for name in past}}, values
 
-    def _read(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
+    def pull_versioned(self, name: str, keys_N: Keys) -> tuple[Floats, int]:
+        """Rows of one group, past the cache, and the newest of their versions; 0 where there are none."""
+        (found,), _ = answered(lambda: self._wire.fetch([self._asked(name, keys_N)]))
+        records = np.ascontiguousarray(found.values_NL[:, :8]).view(">f8")
+        return self._decoded(name, keys_N, found), int(records.max(initial=0))
+
+    def _read(self, keys: Mapping[str, Keys], values_of: Sequence[str]) -> tuple[dict[str, Floats], list[Any]]:
         asked = [self._asked(name, keys_N) for name, keys_N in keys.items()]
-        found = answered(lambda: self._wire.fetch(asked)) if any(len(keys_N) for keys_N in keys.values()) else []
-        if not found:
-            return {name: np.zeros((0, self._group(name).width), np.float32) for name in keys}
-        return {one.group: self._decoded(one.group, one.keys_N, part) for one, part in zip(asked, found, strict=True)}
+        if not values_of and not any(len(keys_N) for keys_N in keys.values()):
+            return {name: np.zeros((0, self._group(name).width), np.float32) for name in keys}, []
+        found, values = answered(lambda: self._wire.fetch(asked, values_of))
+        rows = {one.group: self._decoded(one.group, one.keys_N, part) for one, part in zip(asked, found, strict=True)}
+        return rows, values
 
     def _asked(self, name: str, keys_N: Keys) -> Asked:
         group = self._group(name)

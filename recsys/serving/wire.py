@@ -19,7 +19,7 @@ import numpy.typing as npt
 import redis
 from redis.crc import key_slot
 
-from recsys.embedded.redis_url import Client
+from recsys.embedded.redis_url import Client, write_all
 from recsys.embedded.redis_wire import bulk, connection_of, head, packed
 from recsys.hashing import Keys
 from recsys.rows.codecs import VERSION_BYTES
@@ -27,7 +27,7 @@ from recsys.rows.layout import Bytes, Layout, field_bytes, wrong_length
 from recsys.rows.store import DENSE
 
 _KEYS_PER_REQUEST = 20_000
-_ROOM_FOR_ERRORS = 4096  # bytes
+_ROOM, _ROOM_A_VALUE = 4096, 256  # bytes to begin with
 _END = b"\r\n"
 Mask = npt.NDArray[np.bool_]
 
@@ -56,19 +56,26 @@ class RowWire:
         self._client, self._layout = client, layout
         self._nodes: list[Any] | None = None  # by bucket, of a cluster
 
-    def fetch(self, asked: Sequence[Asked]) -> list[Found]:
-        """What is there now, in the order asked; redis.RedisError where Redis does not answer."""
+    def fetch(self, asked: Sequence[Asked], keys: Sequence[str] = ()) -> tuple[list[Found], list[bytes | None]]:
+        """What is there now, in the order asked, and the values of ``keys``, which are read first.
+
+        One round trip, but in a cluster, and for very many rows. redis.RedisError where Redis does not answer.
+        """
         if not isinstance(self._client, redis.Redis):
-            return [self._from_cluster(one) for one in asked]
+            return [self._from_cluster(one) for one in asked], self._values_from_cluster(keys)
         if sum(len(one.keys_N) for one in asked) <= _KEYS_PER_REQUEST:
-            return self._exchanged(self._client, asked)
-        return [self._in_parts(self._client, one) for one in asked]
+            return self._exchanged(self._client, asked, keys)
+        values = self._exchanged(self._client, [], keys)[1] if keys else []
+        return [self._in_parts(self._client, one) for one in asked], values
+
+    def _values_from_cluster(self, keys: Sequence[str]) -> list[bytes | None]:
+        return write_all(self._client, [("GET", key) for key in keys])
 
     def _in_parts(self, client: redis.Redis, asked: Asked) -> Found:
         """In requests that keep Redis from others for no more than some milliseconds each."""
         starts = range(0, max(len(asked.keys_N), 1), _KEYS_PER_REQUEST)
         parts = [replace(asked, keys_N=asked.keys_N[start : start + _KEYS_PER_REQUEST]) for start in starts]
-        found = [self._exchanged(client, [part])[0] for part in parts]
+        found = [self._exchanged(client, [part])[0][0] for part in parts]
         return Found(np.concatenate([f.values_NL for f in found]), np.concatenate([f.present_N for f in found]))
 
     def _from_cluster(self, asked: Asked) -> Found:
@@ -104,21 +111,27 @@ class RowWire:
             self._nodes = [manager.get_node_from_slot(slot).name for slot in slots]
         return self._nodes
 
-    def _exchanged(self, client: redis.Redis, asked: Sequence[Asked]) -> list[Found]:
+    def _exchanged(
+        self, client: redis.Redis, asked: Sequence[Asked], keys: Sequence[str] = ()
+    ) -> tuple[list[Found], list[bytes | None]]:
         """One request and its answers; once more where the connection turns out to be dead."""
-        request = b"".join(self._request(one) for one in asked)
+        request = _mget(keys) + b"".join(self._request(one) for one in asked)
         try:
-            return self._answered(client, request, asked)
+            return self._answered(client, request, asked, len(keys))
         except redis.TimeoutError:
             raise
         except redis.ConnectionError:
-            return self._answered(client, request, asked)
+            return self._answered(client, request, asked, len(keys))
 
-    def _answered(self, client: redis.Redis, request: bytes, asked: Sequence[Asked]) -> list[Found]:
+    def _answered(
+        self, client: redis.Redis, request: bytes, asked: Sequence[Asked], num_values: int
+    ) -> tuple[list[Found], list[bytes | None]]:
+        num_bytes = _ROOM + num_values * _ROOM_A_VALUE + sum(len(a.keys_N) * _stride(a.num_bytes) for a in asked)
         with connection_of(client) as connection:
             connection.send_packed_command([request])
-            answers = _Answers(connection, sum(_ROOM_FOR_ERRORS + len(a.keys_N) * _stride(a.num_bytes) for a in asked))
-            return [answers.take(len(one.keys_N), one.num_bytes, listed=self._is_listed(one)) for one in asked]
+            answers = _Answers(connection, num_bytes)
+            values = answers.values(num_values)
+            return [answers.take(len(one.keys_N), one.num_bytes, listed=self._is_listed(one)) for one in asked], values
 
     def _is_listed(self, asked: Asked) -> bool:
         """Whether one command asks for all of it: one MGET, else a command a row."""
@@ -165,6 +178,28 @@ class _Answers:
             self._check_next(num_bytes)
             self._receive()
 
+    def values(self, num: int) -> list[bytes | None]:
+        """``num`` values of any length: the answer to one MGET."""
+        if num:
+            self._skip_header(num)
+        return [self._value() for _ in range(num)]
+
+    def _value(self) -> bytes | None:
+        while (end := self._data.find(_END, self._start, self._end)) < 0:
+            self._receive()
+        line = self._data[self._start : end]
+        if line[:1] not in (b"$", b"_"):
+            raise redis.ResponseError(line[1:].decode(errors="replace"))
+        self._start = end + 2
+        if line in (b"$-1", b"_"):
+            return None
+        num_bytes = int(line[1:])
+        while self._end < self._start + num_bytes + 2:
+            self._receive()
+        value = bytes(self._data[self._start : self._start + num_bytes])
+        self._start += num_bytes + 2
+        return value
+
     def _mixed(self, num: int, num_bytes: int) -> list[bytes]:
         """Up to ``num`` whole values of what is here; empty ones are absent, tombstones too."""
         if self._data[self._end - 2 : self._end] != _END:
@@ -198,8 +233,8 @@ class _Answers:
             raise wrong_length(int(line[1:]), num_bytes)
 
     def _receive(self) -> None:
-        if self._end == len(self._data):
-            raise redis.ConnectionError("an answer is longer than what was asked for")
+        if self._end == len(self._data):  # another, for arrays may look at this one
+            self._data = self._data + bytearray(len(self._data))
         try:
             num = self._socket.recv_into(memoryview(self._data)[self._end :])
         except TimeoutError as error:
@@ -209,6 +244,13 @@ class _Answers:
         if num == 0:
             raise redis.ConnectionError("connection closed by server")
         self._end += num
+
+
+def _mget(keys: Sequence[str]) -> bytes:
+    if not keys:
+        return b""
+    encoded = [key.encode() for key in keys]
+    return head(len(keys) + 1, b"MGET") + b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in encoded])
 
 
 @lru_cache(64)

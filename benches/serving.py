@@ -1,8 +1,8 @@
 """How fast rows are served from Redis, beside a bare redis-py loop and redis-benchmark: ``make bench-serving``.
 
 Redis is the embedded one, over its socket and TCP. The bare loop fetches the same bytes with redis-py and throws them
-away. Leaves ``serving.json`` and ``serving.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing about
-speed.
+away. Leaves ``serving.json`` and ``serving.html`` in ``runs/bench``. ``--quick`` is a small form that says nothing
+about speed.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benches.serving_data import WIDTH, Films, films, rows_alone
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.embedded.redis_url import open_client
 from recsys.features.extract import Extractor
-from recsys.rows.layout import Layout
+from recsys.rows.layout import Layout, field_bytes, split_bytes
 from recsys.serving import AsyncLookup, Lookup, Ranker
 from recsys.serving.ranker import Scorer
 from recsys.sync.publisher import Publisher
@@ -75,7 +76,7 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
     """All measures; writes what they found into ``folder``."""
     torch.set_num_threads(1)
     neighbours, results = Neighbours(), []
-    with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="redis-", dir="/tmp"))) as redis:
+    with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="redis-"))) as redis:
         redis_client = open_client(redis.url)
         redis_client.config_set("appendonly", "no")  # a disk is not what is measured
         told(f"publishing {sizes.rows:,} rows")
@@ -103,14 +104,22 @@ def lookups(served: Served) -> list[Result]:
             asked = _some_ids(served, num)
             keys = [run.layout.row_keys("item", ids) for ids in asked]
             bare, ours = in_turns(
-                served.sizes.rounds,
-                lambda client=client, keys=keys: [client.mget(some) for some in keys],  # type: ignore[misc]
-                lambda lookup=lookup, asked=asked: [lookup.embeddings("item", some) for some in asked],  # type: ignore[misc]
+                served.sizes.rounds, partial(_each, client.mget, keys), partial(_each_item, lookup, asked)
             )
             rate = num * len(asked)
             what = f"Lookup, {num} ids a call, {run.layout.row_format}, over {named}"
             results.append(against(what, "rows/s", rate / ours, "a bare MGET loop", rate / bare, OF_BARE))
     return results
+
+
+def _each(act: Callable[[Any], object], arguments: Sequence[Any]) -> None:
+    for argument in arguments:
+        act(argument)
+
+
+def _each_item(lookup: Lookup, asked: Sequence[Any]) -> None:
+    for ids in asked:
+        lookup.embeddings("item", ids)
 
 
 def compact_lookups(served: Served) -> list[Result]:
@@ -120,12 +129,7 @@ def compact_lookups(served: Served) -> list[Result]:
     layout = served.films.serve(client, "compact", row_format="float16", layout="compact", num_buckets=buckets)
     lookup = Lookup.connect(served.redis.url, "compact")
     asked = _some_ids(served, 1000)
-    keys = [
-        list(
-            zip(layout.row_keys("item", ids), [int(id_).to_bytes(8, "little", signed=True) for id_ in ids], strict=True)
-        )
-        for ids in asked
-    ]
+    keys = [[*zip(layout.row_keys("item", ids), split_bytes(field_bytes(ids)), strict=True)] for ids in asked]
 
     def bare() -> None:
         for some in keys:
@@ -248,7 +252,7 @@ def memory(served: Served) -> list[Result]:
     for row_format, of_fast, of_feast in (("float32", 0.6, 0.3), ("float16", 0.38, 0.2), ("int8", None, None)):
         used: dict[str, float] = {}
         for layout in ("fast", "compact"):
-            with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="rows-", dir="/tmp"))) as redis:
+            with EmbeddedRedis(Path(tempfile.mkdtemp(prefix="rows-"))) as redis:
                 client = open_client(redis.url)
                 client.config_set("appendonly", "no")
                 before = client.info("memory")["used_memory"]
@@ -313,27 +317,29 @@ def _disturbed(served: Served) -> list[Result]:
             taken.append(1000 * _seconds(lambda: lookup.embeddings("item", asked[len(taken) % len(asked)])))
         return taken
 
+    def p99_until(ended: Callable[[], bool]) -> float:
+        return float(np.percentile(np.array(calls_until(ended)), 99))
+
     p99: dict[str, list[float]] = {"quiet": [], "publishing": []}
     for at in range(max(2, served.sizes.rounds // 2)):
-        until = time.perf_counter() + 0.02 * served.sizes.calls
-        p99["quiet"].append(float(np.percentile(calls_until(lambda until=until: time.perf_counter() > until), 99)))  # type: ignore[misc]
-        command = [
-            sys.executable,
-            "-m",
-            "benches.serving_publish",
-            served.redis.url,
-            str(served.sizes.rows),
-            f"beside-{at}",
-        ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None and child.stdin is None
+        started, seconds = time.perf_counter(), 0.02 * served.sizes.calls
+        p99["quiet"].append(p99_until(partial(_is_past, started + seconds)))
+        command = [sys.executable, "-m", "benches.serving_publish", served.redis.url, str(served.sizes.rows)]
+        with subprocess.Popen([*command, f"beside-{at}"], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
             child.stdout.readline()  # it begins now
-            p99["publishing"].append(
-                float(np.percentile(calls_until(lambda child=child: child.poll() is not None), 99))
-            )  # type: ignore[misc]
+            p99["publishing"].append(p99_until(partial(_has_ended, child)))
         remove_version(client, "published", f"beside-{at}")
     what = "p99 of a lookup of 100 ids while a publication runs"
     return [against(what, "ms", np.array(p99["publishing"]), "its quiet value", np.array(p99["quiet"]), DISTURBED)]
+
+
+def _is_past(moment: float) -> bool:
+    return time.perf_counter() > moment
+
+
+def _has_ended(child: "subprocess.Popen[str]") -> bool:
+    return child.poll() is not None
 
 
 def feast(served: Served) -> list[Result]:

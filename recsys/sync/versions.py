@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 
 import redis
 
@@ -12,6 +14,8 @@ from recsys.embedded.redis_url import Client, write_all
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.rows.layout import Layout, payload_of, pointer_key, runs_key
 from recsys.sync.publisher import switch_to
+
+T = TypeVar("T")
 
 _KEYS_PER_STEP = 500
 _GLOB_CHARACTERS = "*?[]\\^-"
@@ -26,6 +30,18 @@ class Version:
     switched_at_ms: int  # when it was last switched to; 0 is never
     version: int | None
     published_at_ms: int | None
+
+    def line(self) -> str:
+        """The version for people.
+
+        >>> Version("2026-01-31", True, 1769817600000, 12, 1769817600000).line()
+        '2026-01-31  served  version 12, published 2026-01-31 00:00:00 UTC'
+        """
+        if self.version is None or self.published_at_ms is None:
+            return f"{self.run}  not whole: publish or remove it"
+        published = datetime.fromtimestamp(self.published_at_ms / 1000, UTC)
+        state = "served" if self.served else "was served" if self.switched_at_ms else "beside"
+        return f"{self.run}  {state}  version {self.version}, published {published:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def list_versions(client: Client, model: str) -> list[Version]:
@@ -77,7 +93,7 @@ def remove_version(client: Client, model: str, run: str, *, even_if_served: bool
     return num
 
 
-def or_service_error(act: Callable[[], object]) -> object:
+def or_service_error(act: Callable[[], T]) -> T:
     """What ``act`` returns; ServiceError where Redis does not answer."""
     try:
         return act()

@@ -104,7 +104,8 @@ class Publisher:
         self._with_history: set[int | str] = set()  # users
         self._meta: str | None = None  # as described
         self._switched = False
-        self._acknowledged: int | None = None  # the version that Redis was last known to have
+        self._acknowledged = -1  # the version that Redis was last known to have
+        self._resends = False  # everything, until it is acknowledged
 
     @classmethod
     def connect(
@@ -167,7 +168,7 @@ class Publisher:
         started = self._clock()
         if self._guarded(self._is_lost):
             self._begin_again()
-            everything = True
+        everything = everything or self._resends
         time_ms = self._time_ms()
         feature_changes = [feed.changes(since) for feed, since in zip(self._feeds, self._stored, strict=True)]
         changes = self._store.changes(self._consumer, tuple(self._store.groups) if everything else ())
@@ -178,20 +179,28 @@ class Publisher:
         self._guarded(lambda: self._write_versions(changes, features, time_ms))
         version = sum(changes.cursor) + features
         self._acknowledge(changes, feature_changes)
-        self._acknowledged = version
-        if self._switched:  # lost with the rest, before
-            self._guarded(lambda: self._client.set(pointer_key(self._layout.model), self._layout.run, nx=True))
+        self._acknowledged, self._resends = version, False
+        if self._switched:
+            self._guarded(self._serve_again)
         return Published(version, rows, deletes, users, items, self._clock() - started)
+
+    def _serve_again(self) -> None:
+        """Where no run is served any more, this one is, which was."""
+        if not self._client.exists(pointer_key(self._layout.model)):
+            switch_to(self._client, self._layout.model, self._layout.run, self._clock())
 
     def _is_lost(self) -> bool:
         """Whether Redis has forgotten what it had: restarted empty, or from an older file."""
-        if self._acknowledged is None:
+        if self._meta is not None and not self._client.exists(self._layout.meta_key):
+            return True
+        if self._acknowledged < 0:
             return False
         held = self._client.get(self._layout.versions_key)
         return held is None or version_of(held) < self._acknowledged
 
     def _begin_again(self) -> None:
-        self._acknowledged = None
+        """Describe the run again, and send everything with the next publication that Redis takes."""
+        self._resends = True
         for at, feed in enumerate(self._feeds):
             feed.everything_changed()
             self._stored[at] = 0

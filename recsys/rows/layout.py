@@ -1,56 +1,79 @@
-"""How rows lie in a key-value store: one value a row, its version first, so that a late write can not win.
+"""How rows lie in Redis: one value a row, its version first, so that a late write can not win.
 
 ::
 
-    key    recsys:<model>:<run>:<row format>:<group>:<int64, little endian>
-    value  <version, float64, big endian> <row, in the run's format or its group's smaller one, little endian>
+    fast     key    recsys:<model>:<run>:<row format>:<group>:<int64, little endian>
+             value  <version, float64, big endian> <row, see recsys.rows.codecs>
+    compact  key    recsys:<model>:<run>:<row format>:<group>:{<bucket, 4 hexadecimal digits>}
+             field  <int64, little endian>, in a hash small enough for Redis to keep as one block of bytes
+             value  as above
 
 A value that is only a version is a tombstone. Versions are sequence numbers (exact in a float64 up to 2⁵³), kept as
-floats because that is what Redis's Lua compares. Everything of a run lives under one prefix; ``recsys:<model>:current``
-names the run that is served.
+floats because that is what Redis's Lua compares. Everything of a run lies under one prefix; ``recsys:<model>:current``
+names the run that is served, ``recsys:<model>:runs`` all that are there. Dense parameters and statistics are always
+``fast`` and float32: they are few, and written as one. A group that is kept in few bits is published as it is kept.
 
-A row of few bits is published as it is kept in training, int8 with its scale before it: to the bit, where no lazy decay
-has moved it between two of its format's numbers.
+In a Redis Cluster (``cluster``) what must be in one slot has the same text in braces: a row's bucket, the dense
+parameters, and nothing else, so that rows spread evenly.
 
 Shape suffixes: N keys, W row width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import ConfigError, DataError
-from recsys.hashing import Floats, Keys, id_text
-from recsys.rows.store import RowFormat
+from recsys.fields import Between
+from recsys.hashing import Floats, Keys, id_text, mix64
+from recsys.rows.codecs import CODECS, VERSION_BYTES, Codec
+from recsys.rows.store import WHOLE, RowGroup
 
-VERSION_BYTES = 8
-ROW_FORMATS = ("float32", "float16")
-_NUMBERS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1"}
-_MOST, _LEAST_SCALE = np.float32(127), np.float32(2.0**-126)  # of int8: the largest code; the smallest normal scale
+ROW_FORMATS = ("float32", "float16", "int8", "own")
+LAYOUTS = ("fast", "compact")
+MAX_BUCKETS = 2**16
+_BUCKET_SEED = 0x5E51  # apart from the hashes that place rows on shards
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """Keys and values of one published run.
 
+    ``row_format`` is how rows are published: ``own`` is each group's own format, whatever it is stored in.
+    ``num_buckets`` is the number of hashes that a group's rows lie in where ``layout`` is ``compact``.
+
     >>> layout = Layout(model="films", run="r1")
     >>> layout.row_keys("item", np.array([258]))
     [b'recsys:films:r1:float32:item:\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00']
+    >>> Layout(model="films", run="r1", layout="compact").row_keys("item", np.array([258]))
+    [b'recsys:films:r1:float32:item:{27e5}']
     """
 
     model: str
     run: str
-    row_format: Literal["float32", "float16"] = "float32"
+    row_format: Literal["float32", "float16", "int8", "own"] = "float32"
+    layout: Literal["fast", "compact"] = "fast"
+    num_buckets: Annotated[int, Between(1, MAX_BUCKETS)] = 2**14
+    cluster: bool = False
 
     def __post_init__(self) -> None:
         if self.row_format not in ROW_FORMATS:
             raise ConfigError(f"row_format {self.row_format!r} must be one of {', '.join(ROW_FORMATS)}")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout {self.layout!r} must be one of {', '.join(LAYOUTS)}")
+        if not 1 <= self.num_buckets <= MAX_BUCKETS:
+            raise ConfigError(f"num_buckets {self.num_buckets} must be between 1 and {MAX_BUCKETS}")
         for name in (self.model, self.run):
-            if not name or ":" in name:
-                raise ConfigError(f"name {name!r} of a published model must not be empty or hold a ':'")
+            if not name or ":" in name or "{" in name:
+                raise ConfigError(f"name {name!r} of a published model must not be empty or hold a ':' or '{{'")
+
+    def to_json(self) -> dict[str, Any]:
+        """What a reader must know beside the names."""
+        return {name: value for name, value in asdict(self).items() if name not in ("model", "run")}
 
     @property
     def prefix(self) -> str:
@@ -89,71 +112,107 @@ class Layout:
         """What the keys of a group's rows start with."""
         return f"{self.prefix}{self.row_format}:{group}:".encode()
 
+    def is_compact(self, group: str) -> bool:
+        """Whether a group's rows are fields of hashes."""
+        return self.layout == "compact" and group not in WHOLE
+
+    def buckets(self, keys_N: Keys) -> npt.NDArray[np.int64]:
+        """The bucket of each row key, (N,) in [0, num_buckets)."""
+        return (mix64(keys_N, _BUCKET_SEED) % np.uint64(self.num_buckets)).astype(np.int64)
+
+    def key_bytes(self, group: str, keys_N: Keys) -> Bytes:
+        """The Redis key of each row, (N, length) uint8: all keys of a group are equally long."""
+        parts = [_repeated(self.group_prefix(group), len(keys_N))]
+        if group in WHOLE and self.cluster:
+            parts.append(_repeated(b"{dense}", len(keys_N)))
+        elif self.is_compact(group) or self.cluster:
+            parts += [_repeated(b"{", len(keys_N)), _hexadecimal(self.buckets(keys_N)), _repeated(b"}", len(keys_N))]
+        if not self.is_compact(group):
+            parts.append(field_bytes(keys_N))
+        return np.concatenate(parts, axis=1)
+
     def row_keys(self, group: str, keys_N: Keys) -> list[bytes]:
-        """One key a row."""
+        """The Redis key of each row; those of one bucket share it where the group is compact."""
+        return split_bytes(self.key_bytes(group, keys_N))
+
+    def bucket_keys(self, group: str) -> list[bytes]:
+        """The keys of all buckets of a compact group."""
         prefix = self.group_prefix(group)
-        packed = keys_N.astype("<i8").tobytes()
-        return [prefix + packed[i : i + 8] for i in range(0, len(packed), 8)]
+        return [prefix + b"{%04x}" % bucket for bucket in range(self.num_buckets)]
+
+    def format_of(self, group: RowGroup) -> str:
+        """The format that a group's rows are published in."""
+        if group.name in WHOLE:
+            return "float32"
+        is_narrow = group.row_format != "float32"
+        return group.row_format if is_narrow or self.row_format == "own" else self.row_format
+
+    def record(self, width: int, row_format: str | None = None) -> np.dtype[np.void]:
+        """The bytes of a value; by default in this run's format."""
+        return self._codec(row_format).record(width)
 
     def encode_rows(
-        self, rows_NW: Floats, versions_N: npt.NDArray[np.int64], kept_as: RowFormat = "float32"
+        self, rows_NW: Floats, versions_N: npt.NDArray[np.int64], row_format: str | None = None
     ) -> list[bytes]:
-        """One value a row, of a group ``kept_as`` a format. A number beyond its range becomes the largest it holds."""
-        record = self._record(kept_as, rows_NW.shape[1])
-        values = np.empty(len(rows_NW), record)
-        values["version"] = versions_N
-        if "scale" in record.names:
-            values["scale"] = np.maximum(np.abs(rows_NW).max(axis=1) / _MOST, _LEAST_SCALE)
-            values["row"] = np.clip(np.rint(rows_NW / values["scale"][:, None]), -_MOST, _MOST)
-        else:
-            values["row"] = _narrowed(rows_NW, record["row"].base)
-        packed, size = values.tobytes(), record.itemsize
-        return [packed[i : i + size] for i in range(0, len(packed), size)]
+        """One value a row. A number beyond the format's range becomes the largest it holds."""
+        return split_bytes(self.value_bytes(rows_NW, versions_N, row_format))
+
+    def value_bytes(self, rows_NW: Floats, versions_N: npt.NDArray[np.int64], row_format: str | None = None) -> Bytes:
+        """``encode_rows`` as an array, (N, length) uint8."""
+        codec = self._codec(row_format)
+        records_N = np.empty(len(rows_NW), codec.record(rows_NW.shape[1]))
+        records_N["version"] = versions_N
+        codec.encode(rows_NW, records_N)
+        return records_N.view(np.uint8).reshape(len(rows_NW), records_N.dtype.itemsize)
 
     def decode_rows(
-        self, values: Sequence[bytes | None], width: int, kept_as: RowFormat = "float32"
+        self, values: Sequence[bytes | None], width: int, row_format: str | None = None
     ) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Rows (N, W), and which of them are there: neither missing nor a tombstone."""
-        record = self._record(kept_as, width)
-        size = record.itemsize
+        size = self.record(width, row_format).itemsize
         present_N = np.array([value is not None and len(value) > VERSION_BYTES for value in values], np.bool_)
         found = [value for value in values if value is not None and len(value) > VERSION_BYTES]
-        if any(len(value) != size for value in found):
-            raise DataError(f"a published row is not {size} bytes long; it was written with another layout")
-        read = np.frombuffer(b"".join(found), record)
+        if wrong := next((len(value) for value in found if len(value) != size), 0):
+            raise wrong_length(wrong, size)
         rows_NW = np.zeros((len(values), width), np.float32)
-        rows_NW[present_N] = _widened(read["row"])
-        if "scale" in record.names:
-            rows_NW[present_N] *= read["scale"][:, None]
+        rows_NW[present_N] = self.decode_records(b"".join(found), width, row_format)
         return rows_NW, present_N
 
-    def _record(self, kept_as: RowFormat, width: int) -> Any:
-        """A value's fields: a group of few bits has its own format, any other the run's."""
-        row_format = self.row_format if kept_as == "float32" else kept_as
-        scale = [("scale", "<f4")] if row_format == "int8" else []
-        return np.dtype([("version", ">f8"), *scale, ("row", _NUMBERS[row_format], (width,))])
+    def decode_records(self, packed: bytes | bytearray, width: int, row_format: str | None = None) -> Floats:
+        """Rows (N, W) of values that lie end to end."""
+        codec = self._codec(row_format)
+        return codec.decode(np.frombuffer(packed, codec.record(width)))
+
+    def _codec(self, row_format: str | None) -> Codec:
+        if row_format is None:
+            row_format = "float32" if self.row_format == "own" else self.row_format
+        return CODECS[row_format]
 
 
-def _narrowed(rows_NW: Floats, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Rows as numbers of fewer bits, to the nearest; bfloat16, which numpy has not, as the upper half of the bits."""
-    if kind.kind == "f":
-        limit = np.finfo(kind).max
-        return np.clip(rows_NW, -limit, limit).astype(kind)
-    bits_NW = rows_NW.view(np.uint32)
-    odd_NW = (bits_NW >> np.uint32(16)) & np.uint32(1)
-    return ((bits_NW + np.uint32(0x7FFF) + odd_NW) >> np.uint32(16)).astype(kind)
+def wrong_length(found: int, expected: int) -> DataError:
+    """The error for a value that is no row of this layout."""
+    return DataError(f"a published row is {found}, not {expected} bytes long; it was written with another layout")
 
 
-def _widened(numbers_NW: npt.NDArray[Any]) -> Floats:
-    """What ``_narrowed`` made, or codes, as float32."""
-    if numbers_NW.dtype.kind == "u":
-        return (numbers_NW.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return numbers_NW.astype(np.float32)
+def field_bytes(keys_N: Keys) -> Bytes:
+    """What names a row within its bucket, (N, 8) uint8."""
+    return np.ascontiguousarray(keys_N.astype("<i8")).view(np.uint8).reshape(len(keys_N), 8)
+
+
+def split_bytes(bytes_NL: Bytes) -> list[bytes]:
+    """The lines of an array of bytes."""
+    packed, length = bytes_NL.tobytes(), bytes_NL.shape[1]
+    return [packed[i : i + length] for i in range(0, len(packed), length)]
 
 
 def pointer_key(model: str) -> str:
     """Names the run that is served."""
     return f"recsys:{model}:current"
+
+
+def runs_key(model: str) -> str:
+    """All runs of a model by when they were last switched to, in milliseconds: a sorted set; 0 is never."""
+    return f"recsys:{model}:runs"
 
 
 def versioned(payload: bytes, version: int) -> bytes:
@@ -166,6 +225,27 @@ def payload_of(value: bytes) -> bytes:
     return value[VERSION_BYTES:]
 
 
+def version_of(value: bytes) -> float:
+    """The version that a value starts with."""
+    return float(np.frombuffer(value[:VERSION_BYTES], ">f8")[0])
+
+
+def tombstone_bytes(versions_N: npt.NDArray[np.int64]) -> Bytes:
+    """Tombstones as an array, (N, 8) uint8."""
+    return versions_N.astype(">f8").view(np.uint8).reshape(len(versions_N), VERSION_BYTES)
+
+
 def tombstone(version: int) -> bytes:
     """What a deleted row leaves, so that an older write can not bring it back."""
     return versioned(b"", version)
+
+
+def _repeated(text: bytes, num: int) -> Bytes:
+    return np.broadcast_to(np.frombuffer(text, np.uint8), (num, len(text)))
+
+
+def _hexadecimal(numbers_N: npt.NDArray[np.int64]) -> Bytes:
+    """Four digits each, (N, 4) uint8."""
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    nibbles_N4 = numbers_N[:, None] >> np.array([12, 8, 4, 0]) & 15
+    return digits[nibbles_N4]

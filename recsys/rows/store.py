@@ -20,6 +20,7 @@ from recsys.rows.policies import Admission, Eviction, build_admission
 
 DENSE = "dense"  # the row group of dense parameters: see recsys.ps.dense
 STATISTICS = "statistics"  # that of what batch normalisation remembers
+WHOLE = (DENSE, STATISTICS)  # read and written as one: those of two times make no model
 
 Cursor = tuple[int, ...]  # one sequence number a shard
 Gradients = tuple[Keys, Floats] | tuple[Keys, Floats, npt.NDArray[np.int64]]  # with how often each key occurred

@@ -129,6 +129,11 @@ class JoinerActor:
         with self._lock:
             self._stream.features.acknowledge(up_to)
 
+    def everything_changed(self) -> None:
+        """See FeatureState.everything_changed."""
+        with self._lock:
+            self._stream.features.everything_changed()
+
     def status(self) -> dict[str, Any]:
         """Counts, and by partition lag and examples emitted, for the progress display."""
         with self._lock:
@@ -213,6 +218,10 @@ class JoinerFeatures:
     def acknowledge(self, up_to: int) -> None:
         """See FeatureFeed."""
         wait_for(self._actor.acknowledge.remote(up_to))
+
+    def everything_changed(self) -> None:
+        """See FeatureFeed."""
+        wait_for(self._actor.everything_changed.remote())
 
 
 def collect_seldom() -> None:

@@ -210,6 +210,9 @@ class ServingSection:
 
     model: str
     row_format: str
+    layout: str
+    num_buckets: int
+    cluster: bool
     sync_seconds: Annotated[float, Above(0)]
 
 

@@ -136,9 +136,8 @@ def build_blueprint(config: Mapping[str, Any]) -> Blueprint:
 
 def build_layout(serving: Mapping[str, Any], run: Path) -> Layout:
     """The layout in a job's section ``serving``, for the run in a folder."""
-    return build(
-        Layout, {"model": serving["model"], "row_format": serving["row_format"], "run": run_name(run)}, "serving"
-    )
+    fields = {name: serving[name] for name in ("model", "row_format", "layout", "num_buckets", "cluster")}
+    return build(Layout, {**fields, "run": run_name(run)}, "serving")
 
 
 def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:

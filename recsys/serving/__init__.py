@@ -3,7 +3,9 @@
 >>> from recsys.serving import Lookup, Ranker          # Lookup.connect(url).embeddings("item", [1, 2])
 """
 
+from recsys.serving.concurrent import AsyncLookup, AsyncRanker
 from recsys.serving.lookup import Lookup
 from recsys.serving.ranker import Ranker, Ranking
+from recsys.serving.rows import CacheConfig
 
-__all__ = ["Lookup", "Ranker", "Ranking"]
+__all__ = ["AsyncLookup", "AsyncRanker", "CacheConfig", "Lookup", "Ranker", "Ranking"]

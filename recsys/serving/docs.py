@@ -37,13 +37,18 @@ pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8888; border-radius
 </head>
 <body>
 <h1>Lookup and rank</h1>
-<p>Answers carry the versions they were made from. A refusal is <code>{{"error": "one line"}}</code>: 400 and 422 for
-what was asked wrongly, 503 for what is not published or not reachable yet. All fields and their limits:
+<p>Answers carry the versions they were made from. A refusal is <code>{{"error": "one line", "code": "for
+programs"}}</code>: 400 and 422 for what was asked wrongly, 401 without the token where there is one, 413 for too much,
+503 for what is not published or not reachable yet, 504 for what took too long. All fields and their limits:
 <a href="openapi.json">openapi.json</a>.</p>
 {posts}
 <h2>GET /healthz</h2>
 <p>Whether the service answers.</p>
 <pre>curl {html.escape(base_url)}healthz</pre>
+<h2>GET /readyz</h2>
+<p>Whether there is something to answer from, and of which version. <code>/metrics</code> has counts and times, for
+Prometheus.</p>
+<pre>curl {html.escape(base_url)}readyz</pre>
 </body>
 </html>
 """

@@ -1,22 +1,27 @@
-"""Reading a published run: rows, features and versions out of Redis."""
+"""Reading a published run: features, parameters and versions out of Redis."""
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import redis
+import numpy.typing as npt
 
-from recsys.embedded.redis import without_password
-from recsys.errors import ConfigError, DataError, ServiceError, unknown
+from recsys.embedded.redis_url import Client, is_cluster, open_client, write_all
+from recsys.errors import ConfigError, DataError
 from recsys.features.state import FactValues, History, user_from_json
-from recsys.hashing import Floats, Keys, id_of_text
+from recsys.hashing import id_of_text
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.ps.dense import DENSE
 from recsys.rows.layout import Layout, payload_of, pointer_key
-from recsys.rows.store import RowGroup, RowReader
+from recsys.serving.answers import answered
+from recsys.serving.rows import CacheConfig, PublishedRows
 
 Id = int | str
+_MOST_SWITCHES = 5  # within one call
+_MAX_FACTS = 20_000  # items whose facts are kept as they were read
 
 
 class NotPublished(DataError):
@@ -25,120 +30,174 @@ class NotPublished(DataError):
 
 @dataclass(frozen=True)
 class Versions:
-    """What an answer was made from: the run, its version, and the event clock then."""
+    """What an answer was made from.
+
+    The run and its version, the number of its rows' last change, and the event clock then. ``dense`` is the number of
+    the last change of the dense parameters that were used (0: none were). Rows are as of ``version`` or up to one
+    publication later.
+    """
 
     run: str
     version: int
     rows: int
     time_ms: int
     published_at_ms: int
+    dense: int = 0
 
 
 class PublishedRun:
     """One run as it lies in Redis: the row reader and the feature reader of serving."""
 
-    def __init__(self, client: redis.Redis, layout: Layout, blueprint: Blueprint) -> None:
+    def __init__(self, client: Client, layout: Layout, blueprint: Blueprint, cache: CacheConfig | None = None) -> None:
         self.client, self.layout = client, layout
         self.recommender = Recommender(blueprint).eval()
-        self.rows: RowReader = PublishedRows(client, layout, {group.name: group for group in self.recommender.groups})
+        self.rows = PublishedRows(client, layout, {group.name: group for group in self.recommender.groups}, cache)
         self._item_ids: tuple[Id, ...] = ()
+        self._facts: dict[bytes, FactValues] = {}
+        self._loaded: tuple[int, int, Recommender] | None = None
 
-    def user(self, user_id: int | str) -> tuple[History, FactValues]:
+    def at(self, versions: Versions) -> tuple[Recommender, Versions]:
+        """The recommender with the dense parameters of this version, and the versions with theirs.
+
+        Read once a version. A copy: another thread may still be scoring with the parameters of before.
+        """
+        loaded = self._loaded
+        if loaded is None or loaded[0] != versions.version:
+            recommender = copy.deepcopy(self.recommender)
+            found = {name: self.rows.pull_versioned(name, keys) for name, keys in recommender.dense_keys.items()}
+            recommender.load_dense({name: rows for name, (rows, _) in found.items()})
+            newest = found[DENSE][1]
+            self._loaded = loaded = (versions.version, newest, recommender)
+        return loaded[2], replace(versions, dense=loaded[1])
+
+    def feature_keys(self, user_id: Id, item_ids: Sequence[Id]) -> list[str]:
+        """Where a user's features lie, and those of items."""
+        return [self.layout.user_key(user_id), *(self.layout.item_key(item_id) for item_id in item_ids)]
+
+    def user(self, user_id: Id) -> tuple[History, FactValues]:
         """(history, profile); both empty for a user never seen."""
-        value = _answer(lambda: self.client.get(self.layout.user_key(user_id)))
+        return self.user_of(self.values([self.layout.user_key(user_id)])[0])
+
+    def items(self, item_ids: Sequence[Id]) -> list[FactValues]:
+        """Facts of items; empty for those never seen."""
+        return self.facts_of(self.values([self.layout.item_key(item_id) for item_id in item_ids]))
+
+    def user_of(self, value: bytes | None) -> tuple[History, FactValues]:
+        """A user as read."""
         return user_from_json(json.loads(payload_of(value))) if value else (History(), {})
 
-    def items(self, item_ids: Sequence[int | str]) -> list[FactValues]:
-        """Facts of items; empty for those never seen."""
-        if not item_ids:
-            return []
-        values = _answer(lambda: self.client.mget([self.layout.item_key(item_id) for item_id in item_ids]))
-        return [json.loads(payload_of(value)) if value else {} for value in values]
+    def facts_of(self, values: Sequence[bytes | None]) -> list[FactValues]:
+        """Items as read; what was read before is the same object again."""
+        return [self._facts_of(value) if value else {} for value in values]
+
+    def values(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What lies under keys."""
+        return self.rows.pull_beside({}, keys)[1]
 
     def item_ids(self) -> tuple[Id, ...]:
         """All items of which facts were published: numbers in order, then strings."""
         item_ids, key = self._item_ids, self.layout.items_key
-        if _answer(lambda: self.client.scard(key)) != len(item_ids):  # items are only added: as many are the same
-            found = [id_of_text(member.decode()) for member in _answer(lambda: self.client.smembers(key))]
+        if answered(lambda: self.client.scard(key)) != len(item_ids):  # items are only added: as many are the same
+            found = [id_of_text(member.decode()) for member in answered(lambda: self.client.smembers(key))]
             numbers = sorted(id_ for id_ in found if isinstance(id_, int))
             strings = sorted(id_ for id_ in found if isinstance(id_, str))
             self._item_ids = item_ids = (*numbers, *strings)
         return item_ids
 
-
-class PublishedRows(RowReader):
-    """The read side of a row store, over Redis: one MGET for all groups. Absent rows read as the group says."""
-
-    def __init__(self, client: redis.Redis, layout: Layout, groups: Mapping[str, RowGroup]) -> None:
-        self._client, self._layout, self._groups = client, layout, groups
-
-    def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
-        """See RowReader.pull."""
-        for name, keys_N in keys.items():
-            self._group(name).checked_keys(keys_N)
-        named = {name: self._layout.row_keys(name, keys_N) for name, keys_N in keys.items()}
-        asked = [key for row_keys in named.values() for key in row_keys]
-        values = _answer(lambda: self._client.mget(asked)) if asked else []
-        rows, start = {}, 0
-        for name, row_keys in named.items():
-            rows[name] = self._decoded(name, keys[name], values[start : start + len(row_keys)])
-            start += len(row_keys)
-        return rows
-
-    def _decoded(self, name: str, keys_N: Keys, values: Sequence[bytes | None]) -> Floats:
-        group = self._group(name)
-        rows_NW, present_N = self._layout.decode_rows(values, group.width, group.row_format)
-        if not present_N.all():
-            rows_NW[~present_N] = group.absent_rows(keys_N[~present_N])
-        return rows_NW
-
-    def _group(self, name: str) -> RowGroup:
-        if name not in self._groups:
-            raise unknown("row group", name, self._groups)
-        return self._groups[name]
+    def _facts_of(self, value: bytes) -> FactValues:
+        facts = self._facts.get(value)
+        if facts is None:
+            if len(self._facts) >= _MAX_FACTS:
+                self._facts.clear()
+            self._facts[value] = facts = json.loads(payload_of(value))
+        return facts
 
 
 class Published:
     """What is served now under a model's name; follows the pointer when another run is switched to."""
 
-    def __init__(self, url: str, model: str = "recsys") -> None:
-        try:
-            self._client = redis.Redis.from_url(url)
-        except ValueError as error:
-            raise ConfigError(
-                f"{without_password(url)!r} is no Redis URL; use redis://HOST:PORT/0, rediss:// or unix://"
-            ) from error
-        self._model = model
+    def __init__(self, url: str, model: str = "recsys", cache: CacheConfig | None = None) -> None:
+        self._open_client: Callable[[], Client] = lambda: open_client(url)
+        self._held: Client | None = None if is_cluster(url) else open_client(url)
+        self._model, self._cache = model, cache
         self._run: PublishedRun | None = None
 
     def current(self) -> tuple[PublishedRun, Versions]:
         """The run that is served and its versions, from one look at Redis (two where the run changed)."""
-        run = self._run
-        keys = [pointer_key(self._model)] + ([run.layout.versions_key] if run else [])
-        answers = _answer(lambda: self._client.mget(keys))
-        if answers[0] is None:
+        run, versions, _ = self.look(lambda run: [])
+        return run, versions
+
+    def look(self, keys_of: Callable[[PublishedRun], Sequence[str]]) -> tuple[PublishedRun, Versions, list[Any]]:
+        """``current``, and what lies under keys of that run, from the same look."""
+        for _ in range(_MOST_SWITCHES):
+            run = self.last_seen()
+            asked = [*self.keys_of(run), *keys_of(run)]
+            values = run.values(asked)
+            versions = self.versions_of(run, values)
+            if versions is not None:
+                return run, versions, values[2:]
+        raise self._restless()
+
+    def last_seen(self) -> PublishedRun:
+        """The run that was served at the last look; at first, now."""
+        if self._run is None:
+            (pointer,) = read_keys(self._client, [pointer_key(self._model)])
+            self._run = self._open(self._name(pointer))
+        return self._run
+
+    def keys_of(self, run: PublishedRun) -> list[str]:
+        """Where it says which run is served, and a run's versions: what ``versions_of`` reads."""
+        return [pointer_key(self._model), run.layout.versions_key]
+
+    def versions_of(self, run: PublishedRun, values: Sequence[bytes | None]) -> Versions | None:
+        """A run's versions; None where another is served by now, which is the one last seen then."""
+        name = self._name(values[0])
+        if name != run.layout.run:
+            self._run = self._open(name)
+            return None
+        if values[1] is None:
+            raise NotPublished(f"run {name!r} of model {self._model!r} holds no version yet; try again shortly")
+        return Versions(run=name, **json.loads(payload_of(values[1])))
+
+    def _name(self, pointer: bytes | None) -> str:
+        if pointer is None:
+            self._run = None
             raise NotPublished(
                 f"no model {self._model!r} is published here; run jobs.online, or jobs.publish run=FOLDER"
             )
-        name = answers[0].decode()
-        if run is None or run.layout.run != name:
-            self._run = run = self._open(name)
-            answers.append(_answer(lambda: self._client.get(run.layout.versions_key)))
-        if answers[-1] is None:
-            raise NotPublished(f"run {name!r} of model {self._model!r} holds no version yet; try again shortly")
-        return run, Versions(run=name, **json.loads(payload_of(answers[-1])))
+        return pointer.decode()
+
+    def _restless(self) -> NotPublished:
+        return NotPublished(f"model {self._model!r} switches versions all the time; try again shortly")
+
+    @property
+    def _client(self) -> Client:
+        """Opened at the first call: a cluster is asked for its nodes then."""
+        if self._held is None:
+            self._held = self._open_client()
+        return self._held
 
     def _open(self, name: str) -> PublishedRun:
-        meta_key = Layout(model=self._model, run=name).meta_key
-        value = _answer(lambda: self._client.get(meta_key))
+        (value,) = read_keys(self._client, [Layout(model=self._model, run=name).meta_key])
         if value is None:
             raise NotPublished(f"run {name!r} of model {self._model!r} is named but not there; publish it again")
         meta: dict[str, Any] = json.loads(value)
-        layout = Layout(model=self._model, run=name, row_format=meta["row_format"])
-        return PublishedRun(self._client, layout, Blueprint.from_json(meta["blueprint"]))
+        if "layout" not in meta:
+            raise DataError(f"run {name!r} of model {self._model!r} is another release's; publish it again")
+        layout = Layout(model=self._model, run=name, **meta["layout"])
+        return PublishedRun(self._client, layout, Blueprint.from_json(meta["blueprint"]), self._cache)
 
 
-def checked_ids(ids: Sequence[Id]) -> list[Id]:
+def read_keys(client: Client, keys: Sequence[str]) -> list[bytes | None]:
+    """Values of keys; in a cluster each is asked of its own node."""
+    if not keys:
+        return []
+    if hasattr(client, "nodes_manager"):
+        return answered(lambda: write_all(client, [("GET", key) for key in keys]))
+    return answered(lambda: client.mget(keys))
+
+
+def checked_ids(ids: Sequence[Id] | npt.NDArray[Any]) -> list[Id]:
     """Ids as plain integers and strings, numpy's taken too; ConfigError for what is neither, or beyond 64 bits.
 
     >>> checked_ids(np.array([1, 2])), checked_ids(["tt1", 2])
@@ -151,10 +210,3 @@ def checked_ids(ids: Sequence[Id]) -> list[Id]:
         if type(id_) is not str and not (type(id_) is int and -(2**63) <= id_ < 2**63):
             raise ConfigError(f"{id_!r} is no id; ids are integers of 64 bits, or strings")
     return plain
-
-
-def _answer(ask: Any) -> Any:
-    try:
-        return ask()
-    except redis.RedisError as error:
-        raise ServiceError(f"Redis does not answer ({error}); check redis.url and that the server runs") from error

@@ -1,6 +1,5 @@
 """Score candidates for a user: the joiner's feature code, the trainer's model code, over whatever holds the state."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from recsys.hashing import Floats
 from recsys.models.recommender import Recommender
 from recsys.rows.store import RowReader
 from recsys.serving.published import Id, Published, PublishedRun, Versions, checked_ids
+from recsys.serving.rows import CacheConfig
 
 _END_MS = 253_402_300_800_000  # the year 10000: calendars end there
 
@@ -49,6 +49,7 @@ class Scorer:
 
     def __init__(self, recommender: Recommender, rows: RowReader, features: FeatureReader) -> None:
         self._recommender, self._rows, self._features = recommender, rows, features
+        self._extractor = Extractor(recommender.features)
 
     def load_dense(self) -> None:
         """Take over the dense parameters as they are now; ``scores`` uses those taken last."""
@@ -56,12 +57,22 @@ class Scorer:
 
     def scores(self, user_id: Id, item_ids: Sequence[Id], time_ms: int) -> Floats:
         """Probabilities (N,) float32, in the order of ``item_ids``."""
-        extractor = Extractor(self._recommender.features)  # a new one: it keeps values of all ids it ever saw
-        history, profile = self._features.user(user_id)
-        shared = extractor.of_user(user_id, history, profile, time_ms)
-        shared = {**shared, **extractor.of_time(time_ms)}
-        facts = self._features.items(item_ids)
-        items = [extractor.of_item(id_, about) for id_, about in zip(item_ids, facts, strict=True)]
+        user, facts = self._features.user(user_id), self._features.items(item_ids)
+        return self.scores_of(user_id, user, item_ids, facts, time_ms)
+
+    def scores_of(
+        self,
+        user_id: Id,
+        user: tuple[History, FactValues],
+        item_ids: Sequence[Id],
+        facts: Sequence[FactValues],
+        time_ms: int,
+    ) -> Floats:
+        """``scores`` of a user and items whose features are known."""
+        history, profile = user
+        shared = self._extractor.of_user(user_id, history, profile, time_ms)
+        shared = {**shared, **self._extractor.of_time(time_ms)}
+        items = [self._extractor.of_item(id_, about) for id_, about in zip(item_ids, facts, strict=True)]
         batch = candidate_batch(self._recommender.features, shared, items)
         return self._recommender.predict(batch, self._rows, dense=False)
 
@@ -81,12 +92,12 @@ class Ranker:
 
     def __init__(self, published: Published) -> None:
         self.published = published
-        self._scorer: tuple[PublishedRun, int, Scorer] | None = None
+        self._scorer: tuple[Recommender, Scorer] | None = None
 
     @classmethod
-    def connect(cls, url: str, model: str = "recsys") -> "Ranker":
+    def connect(cls, url: str, model: str = "recsys", cache: CacheConfig | None = None) -> "Ranker":
         """A ranker over the Redis at ``url``; ServiceError at the first call where none answers."""
-        return cls(Published(url, model))
+        return cls(Published(url, model, cache))
 
     def rank(
         self,
@@ -105,27 +116,31 @@ class Ranker:
             raise ConfigError(f"k {k} must be at least 1")
         if candidates is not None and not len(candidates):
             raise ConfigError("candidates are an empty list; name at least one, or leave them out to rank all items")
-        run, versions = self.published.current()
-        time_ms = _time_ms(context, versions)
         (user,) = checked_ids([user])
         if candidates is None:
-            liked = set(run.user(user)[0].liked())
-            candidates = [item_id for item_id in run.item_ids() if item_id not in liked]
+            candidates = self._not_liked(user)
         candidates = checked_ids(candidates)
-        scores_N = self._fresh_scorer(run, versions).scores(user, candidates, time_ms)
+        run, versions, values = self.published.look(lambda run: run.feature_keys(user, candidates))
+        time_ms = _time_ms(context, versions)
+        scorer, versions = self._fresh_scorer(run, versions)
+        facts = run.facts_of(values[1:])
+        scores_N = scorer.scores_of(user, run.user_of(values[0]), candidates, facts, time_ms)
         best = np.argsort(-scores_N, kind="stable")[:k]
-        items = [candidates[at] for at in best]
-        titles = [str(facts.get("title", id_)) for id_, facts in zip(items, run.items(items), strict=True)]
-        return Ranking(items, [float(scores_N[at]) for at in best], titles, versions)
+        titles = [str(facts[at].get("title", candidates[at])) for at in best]
+        return Ranking([candidates[at] for at in best], [float(scores_N[at]) for at in best], titles, versions)
 
-    def _fresh_scorer(self, run: PublishedRun, versions: Versions) -> Scorer:
-        """A scorer with the dense parameters of this version."""
-        if self._scorer is None or self._scorer[0] is not run or self._scorer[1] != versions.version:
-            # a copy: another thread may still be scoring with the parameters of before
-            scorer = Scorer(copy.deepcopy(run.recommender), run.rows, run)
-            scorer.load_dense()
-            self._scorer = (run, versions.version, scorer)
-        return self._scorer[2]
+    def _not_liked(self, user: Id) -> list[Id]:
+        """All items but those that a user liked lately."""
+        run, _, (value,) = self.published.look(lambda run: run.feature_keys(user, []))
+        liked = set(run.user_of(value)[0].liked())
+        return [item_id for item_id in run.item_ids() if item_id not in liked]
+
+    def _fresh_scorer(self, run: PublishedRun, versions: Versions) -> tuple[Scorer, Versions]:
+        """A scorer with the dense parameters of this version, and the versions with theirs."""
+        recommender, versions = run.at(versions)
+        if self._scorer is None or self._scorer[0] is not recommender:
+            self._scorer = (recommender, Scorer(recommender, run.rows, run))
+        return self._scorer[1], versions
 
 
 def _time_ms(context: Mapping[str, Any] | None, versions: Versions) -> int:

@@ -6,7 +6,6 @@ delays, it does not lose. A run is published beside the one that is served; one 
 """
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,44 +13,23 @@ from typing import Any, Protocol
 
 import redis
 
+from recsys.embedded.redis_url import Client, open_client
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
 from recsys.hashing import id_text
-from recsys.rows.layout import Layout, payload_of, pointer_key, tombstone, versioned
-from recsys.rows.store import DENSE, STATISTICS, Changes, RowStore
+from recsys.rows.layout import (
+    Layout,
+    payload_of,
+    pointer_key,
+    runs_key,
+    tombstone_bytes,
+    version_of,
+    versioned,
+)
+from recsys.rows.store import WHOLE, Changes, RowStore
+from recsys.sync.newest import NewestWins
 
-Write = tuple[bytes | str, bytes]  # key, versioned value
-
-_CONSUMER = "redis"
 _KEYS_PER_CALL = 500
-_GLOB_CHARACTER = re.compile(rb"[*?\[\]\\^-]")
-
-# KEYS[i] is set to ARGV[i] unless it holds the same version or a newer one. Returns how many were set.
-_SET_NEWER = """
-local set = 0
-for i = 1, #KEYS do
-  local held = redis.call('GETRANGE', KEYS[i], 0, 7)
-  if #held < 8 or struct.unpack('>d', held) < struct.unpack('>d', ARGV[i]) then
-    redis.call('SET', KEYS[i], ARGV[i])
-    set = set + 1
-  end
-end
-return set
-"""
-
-
-# Rows become tombstones, a little newer than the rows were and older than whatever is written after them.
-_BURY = """
-local buried = 0
-for i = 1, #KEYS do
-  if redis.call('STRLEN', KEYS[i]) > 8 then
-    local version = struct.unpack('>d', redis.call('GETRANGE', KEYS[i], 0, 7))
-    redis.call('SET', KEYS[i], struct.pack('>d', version + 0.5))
-    buried = buried + 1
-  end
-end
-return buried
-"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class PublishedVersions:
 def published_versions(redis_url: str, layout: Layout) -> PublishedVersions | None:
     """What Redis holds of a run; None where it was never published. ServiceError where Redis does not answer."""
     try:
-        client = redis.Redis.from_url(redis_url)
+        client = open_client(redis_url)
         held: Any = client.get(layout.numbers_key)
         described = client.exists(layout.meta_key)
     except redis.RedisError as error:
@@ -84,6 +62,9 @@ class FeatureFeed(Protocol):
     def acknowledge(self, up_to: int) -> None:
         """They are stored."""
 
+    def everything_changed(self) -> None:
+        """What was stored is lost: from now on all users and items count as changed."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -100,25 +81,31 @@ class Published:
 class Publisher:
     """Keeps one published run in Redis up to date.
 
-    ``time_ms`` gives the event clock that goes with the versions; ``clock`` the wall clock, in seconds.
+    ``time_ms`` gives the event clock that goes with the versions; ``clock`` the wall clock, in seconds. ``consumer``
+    is the name under which the store remembers how far this publisher has come: publishers into several Redis have
+    names of their own. Where Redis has lost what it had acknowledged, all is sent again.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: Client,
         store: RowStore,
         feeds: Sequence[FeatureFeed],
         layout: Layout,
         *,
         time_ms: Callable[[], int],
         clock: Callable[[], float] = time.time,
+        consumer: str = "redis",
     ) -> None:
         self._client, self._store, self._feeds, self._layout = client, store, list(feeds), layout
-        self._time_ms, self._clock = time_ms, clock
-        self._set_newer = client.register_script(_SET_NEWER)
-        self._bury = client.register_script(_BURY)
+        self._time_ms, self._clock, self._consumer = time_ms, clock, consumer
+        self._newest = NewestWins(client, layout)
         self._stored = [0] * len(self._feeds)
         self._with_history: set[int | str] = set()  # users
+        self._meta: str | None = None  # as described
+        self._switched = False
+        self._acknowledged = -1  # the version that Redis was last known to have
+        self._resends = False  # everything, until it is acknowledged
 
     @classmethod
     def connect(
@@ -129,9 +116,10 @@ class Publisher:
         layout: Layout,
         *,
         time_ms: Callable[[], int],
+        consumer: str = "redis",
     ) -> "Publisher":
         """A publisher into the Redis at a URL."""
-        return cls(redis.Redis.from_url(redis_url), store, feeds, layout, time_ms=time_ms)
+        return cls(open_client(redis_url), store, feeds, layout, time_ms=time_ms, consumer=consumer)
 
     def describe(self, blueprint: Mapping[str, Any], about: Mapping[str, Any], *, fresh: bool = False) -> None:
         """Write what the run is: the blueprint that the reader rebuilds, and the row format.
@@ -140,11 +128,9 @@ class Publisher:
         (``fresh``: a run that only begins) at all.
         """
         layout = self._layout
-        meta = json.dumps({"blueprint": blueprint, "row_format": layout.row_format, **about})
-        write_once = self._client.pipeline()
-        write_once.set(layout.meta_key, meta, nx=True)
-        write_once.get(layout.meta_key)
-        written, held = self._guarded(write_once.execute)
+        meta = json.dumps({"blueprint": blueprint, "layout": layout.to_json(), **about})
+        self._guarded(lambda: check_room(self._client, layout, self._largest_row()))
+        written, held = self._guarded(lambda: self._written_once(meta))
         if fresh and not written:
             raise ConfigError(
                 f"run {layout.run!r} of model {layout.model!r} is published in this Redis already; choose another "
@@ -155,10 +141,24 @@ class Publisher:
                 f"run {layout.run!r} of model {layout.model!r} is published with another {', '.join(different)}; "
                 "publish from a folder of another name, or under another serving.model"
             )
+        self._meta = meta
+
+    def _largest_row(self) -> int:
+        """Bytes of the widest row of a table, with its version."""
+        groups = [group for group in self._store.groups.values() if group.name not in WHOLE]
+        sizes = [self._layout.record(group.width, self._layout.format_of(group)).itemsize for group in groups]
+        return max(sizes, default=0)
+
+    def _written_once(self, meta: str) -> tuple[bool, bytes]:
+        """Whether this was the first description, and the one that holds."""
+        self._client.zadd(runs_key(self._layout.model), {self._layout.run: 0}, nx=True)
+        written = self._client.set(self._layout.meta_key, meta, nx=True)
+        return bool(written), self._client.get(self._layout.meta_key) or meta.encode()
 
     def switch(self) -> None:
         """Serve this run from now on."""
-        self._guarded(lambda: self._client.set(pointer_key(self._layout.model), self._layout.run))
+        self._guarded(lambda: switch_to(self._client, self._layout.model, self._layout.run, self._clock()))
+        self._switched = True
 
     def publish(self, *, everything: bool = False) -> Published:
         """Write what changed since the last publication, or ``everything``, then acknowledge it.
@@ -166,9 +166,12 @@ class Publisher:
         Raises ServiceError where Redis does not answer; nothing is acknowledged then, the next call sends it again.
         """
         started = self._clock()
+        if self._guarded(self._is_lost):
+            self._begin_again()
+        everything = everything or self._resends
         time_ms = self._time_ms()
         feature_changes = [feed.changes(since) for feed, since in zip(self._feeds, self._stored, strict=True)]
-        changes = self._store.changes(_CONSUMER, tuple(self._store.groups) if everything else ())
+        changes = self._store.changes(self._consumer, tuple(self._store.groups) if everything else ())
         features = sum(part.sequence for part in feature_changes)
         self._guarded(lambda: self._write_numbers(changes, features))
         users, items = self._guarded(lambda: self._write_features(feature_changes))
@@ -176,40 +179,58 @@ class Publisher:
         self._guarded(lambda: self._write_versions(changes, features, time_ms))
         version = sum(changes.cursor) + features
         self._acknowledge(changes, feature_changes)
+        self._acknowledged, self._resends = version, False
+        if self._switched:
+            self._guarded(self._serve_again)
         return Published(version, rows, deletes, users, items, self._clock() - started)
+
+    def _serve_again(self) -> None:
+        """Where no run is served any more, this one is, which was."""
+        if not self._client.exists(pointer_key(self._layout.model)):
+            switch_to(self._client, self._layout.model, self._layout.run, self._clock())
+
+    def _is_lost(self) -> bool:
+        """Whether Redis has forgotten what it had: restarted empty, or from an older file."""
+        if self._meta is not None and not self._client.exists(self._layout.meta_key):
+            return True
+        if self._acknowledged < 0:
+            return False
+        held = self._client.get(self._layout.versions_key)
+        return held is None or version_of(held) < self._acknowledged
+
+    def _begin_again(self) -> None:
+        """Describe the run again, and send everything with the next publication that Redis takes."""
+        self._resends = True
+        for at, feed in enumerate(self._feeds):
+            feed.everything_changed()
+            self._stored[at] = 0
+        if self._meta is not None:
+            meta = self._meta
+            self._guarded(lambda: self._written_once(meta))
 
     def _write_rows(self, changes: Changes) -> tuple[int, int]:
         num_rows = num_deletes = 0
-        for group, upserts in changes.upserts.items():
-            keys = self._layout.row_keys(group, upserts.keys_U)
-            kept_as = self._store.groups[group].row_format
-            values = self._layout.encode_rows(upserts.rows_UW, upserts.sequences_U, kept_as)
+        for name, upserts in changes.upserts.items():
+            row_format = self._layout.format_of(self._store.groups[name])
+            values_UL = self._layout.value_bytes(upserts.rows_UW, upserts.sequences_U, row_format)
             # a table's rows stand for themselves; the dense parameters of two versions make no model
-            write = self._write_at_once if group in (DENSE, STATISTICS) else self._write
-            num_rows += write(list(zip(keys, values, strict=True)))
-            if group in changes.complete:
-                num_deletes += self._bury_others(group, set(keys))
-        for group, deletes in changes.deletes.items():
-            keys = self._layout.row_keys(group, deletes.keys_U)
-            num_deletes += self._write(
-                [(key, tombstone(int(s))) for key, s in zip(keys, deletes.sequences_U, strict=True)]
-            )
+            num_rows += self._newest.put_rows(name, upserts.keys_U, values_UL, at_once=name in WHOLE)
+            if name in changes.complete:
+                num_deletes += self._newest.bury_others(name, upserts.keys_U)
+        for name, deletes in changes.deletes.items():
+            num_deletes += self._newest.put_rows(name, deletes.keys_U, tombstone_bytes(deletes.sequences_U))
         return num_rows, num_deletes
-
-    def _bury_others(self, group: str, keys: set[bytes]) -> int:
-        """Of a group whose rows came all: what else Redis holds of it is gone."""
-        pattern = _GLOB_CHARACTER.sub(rb"\\\g<0>", self._layout.group_prefix(group)) + b"*"
-        found = self._client.scan_iter(match=pattern, count=_KEYS_PER_CALL)
-        others = [key for key in found if key not in keys]
-        chunks = (others[start : start + _KEYS_PER_CALL] for start in range(0, len(others), _KEYS_PER_CALL))
-        return sum(int(self._bury(keys=chunk)) for chunk in chunks)
 
     def _write_features(self, parts: Sequence[FeatureChanges]) -> tuple[int, int]:
         version = sum(part.sequence for part in parts)  # one number for all feeds, so that theirs need not compare
         users = self._users(parts)
         items = {id_: item for part in parts for id_, item in part.items.items()}
-        num_users = self._write([(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()])
-        num_items = self._write([(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()])
+        num_users = self._newest.put(
+            [(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()]
+        )
+        num_items = self._newest.put(
+            [(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()]
+        )
         self._list_items([id_text(id_) for id_ in items])  # after their facts: who finds an item listed finds them
         return num_users, num_items
 
@@ -231,7 +252,7 @@ class Publisher:
     def _write_numbers(self, changes: Changes, features: int) -> None:
         """First of all: who goes on from an earlier point begins above what may have been written."""
         numbers = asdict(PublishedVersions(max(changes.cursor), features))
-        self._write([(self._layout.numbers_key, _json(numbers, sum(changes.cursor) + features))])
+        self._newest.put([(self._layout.numbers_key, _json(numbers, sum(changes.cursor) + features))])
 
     def _write_versions(self, changes: Changes, features: int, time_ms: int) -> None:
         """Last of all: a reader that sees this version finds everything of it."""
@@ -242,18 +263,10 @@ class Publisher:
             "time_ms": time_ms,
             "published_at_ms": int(1000 * self._clock()),
         }
-        self._write([(self._layout.versions_key, _json(about, version))])
-
-    def _write(self, writes: Sequence[Write]) -> int:
-        chunks = (writes[start : start + _KEYS_PER_CALL] for start in range(0, len(writes), _KEYS_PER_CALL))
-        return sum(self._write_at_once(chunk) for chunk in chunks)
-
-    def _write_at_once(self, writes: Sequence[Write]) -> int:
-        """Returns how many were newer. No other client sees, or asks, anything while the script runs."""
-        return int(self._set_newer(keys=[key for key, _ in writes], args=[value for _, value in writes]))
+        self._newest.put([(self._layout.versions_key, _json(about, version))])
 
     def _acknowledge(self, changes: Changes, parts: Sequence[FeatureChanges]) -> None:
-        self._store.acknowledge(_CONSUMER, changes.cursor)
+        self._store.acknowledge(self._consumer, changes.cursor)
         for at, (feed, part) in enumerate(zip(self._feeds, parts, strict=True)):
             feed.acknowledge(part.sequence)
             self._stored[at] = part.sequence
@@ -267,9 +280,39 @@ class Publisher:
             ) from error
 
 
+def switch_to(client: Client, model: str, run: str, now_seconds: float) -> None:
+    """Serve a run from now on; noted first, so that who follows the note finds the pointer there or on its way."""
+    client.zadd(runs_key(model), {run: int(1000 * now_seconds)})
+    client.set(pointer_key(model), run)
+
+
+def check_room(client: Client, layout: Layout, row_bytes: int) -> None:
+    """ConfigError where Redis would drop rows to make room, or keep hashes of such rows in many times their bytes."""
+    if not isinstance(client, redis.Redis):
+        return  # each node of a cluster has settings of its own
+    policy = client.info("memory").get("maxmemory_policy", "noeviction")
+    if policy.startswith("allkeys"):
+        raise ConfigError(
+            f"this Redis evicts keys when it is full (maxmemory-policy {policy}), rows of the model too; set noeviction"
+        )
+    if layout.layout == "compact" and not _keeps_small(client, layout, row_bytes):
+        raise ConfigError(
+            f"this Redis keeps hashes with values of {row_bytes} bytes in several times as many; set "
+            f"hash-max-listpack-value {row_bytes} (hash-max-ziplist-value before Redis 7), or serving.layout=fast"
+        )
+
+
+def _keeps_small(client: redis.Redis, layout: Layout, row_bytes: int) -> bool:
+    probe = layout.prefix + "probe"
+    client.hset(probe, mapping={"row": b"-" * row_bytes})
+    encoding = client.object("encoding", probe)
+    client.unlink(probe)
+    return encoding in (b"ziplist", b"listpack")
+
+
 def _differences(held: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What makes one run's description not the other's: fields of the blueprint, or the row format."""
-    one, other = ({**meta["blueprint"], "row_format": meta["row_format"]} for meta in (held, ours))
+    """What makes one run's description not the other's: fields of the blueprint, or of the layout."""
+    one, other = ({**meta["blueprint"], **meta.get("layout", {})} for meta in (held, ours))
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 

@@ -88,6 +88,14 @@ def test_train_sweeps_and_publishes(online_run: Path, folder: Path) -> None:
     assert summary["test"]["auc"] > 0.7  # the planted pattern
     assert "published" in run_job(folder, "publish", "run=runs/sweep/1")
     assert "sweep-1" in run_job(folder, "rank", "user=7", "run=runs/sweep/1")
+    of_run = "run=runs/sweep/1"
+    assert "as version small of model" in run_job(
+        folder, "publish", of_run, "version=small", "serving.layout=compact", "serving.row_format=int8"
+    )
+    listed = run_job(folder, "publish", "action=list", of_run).splitlines()
+    assert [line.split("  ")[:2] for line in listed] == [["small", "served"], ["sweep-1", "was served"]]
+    assert "serving version sweep-1" in run_job(folder, "publish", "action=rollback", of_run)
+    assert "removed version small" in run_job(folder, "publish", "action=remove", "version=small", of_run)
 
 
 @pytest.mark.timeout(300)

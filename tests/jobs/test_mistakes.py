@@ -138,7 +138,11 @@ def taken_port() -> Iterator[int]:
         ("serve", ["port=abc"], ["port='abc': give a whole number between 1 and 65535, or null"]),
         ("serve", ["host=host.invalid"], ["host=host.invalid port=8000: can not listen there"]),
         ("serve", ["host=203.0.113.1"], ["host=203.0.113.1 port=8000: can not listen there"]),
-        ("publish", ["run=x", "serving.row_format=int4"], ["serving.row_format='int4': give float32 or float16"]),
+        (
+            "publish",
+            ["run=x", "serving.row_format=int4"],
+            ["serving.row_format='int4': give float32 or float16 or int8 or own"],
+        ),
         ("publish", ["run=x", "serving.model=a:b"], ["serving: ", "'a:b'"]),
         (
             "replay",

@@ -100,8 +100,10 @@ def test_rank(client: httpx.Client, trained: Films, redis_url: str) -> None:
 
 def refusal(answer: httpx.Response, status: int) -> str:
     assert answer.status_code == status, answer.text
-    (reason,) = answer.json().values()
-    assert isinstance(reason, str) and "\n" not in reason
+    said = answer.json()
+    assert set(said) == {"error", "code"}
+    assert isinstance(said["error"], str) and "\n" not in said["error"]
+    reason: str = said["error"]
     return reason
 
 

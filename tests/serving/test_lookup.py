@@ -12,7 +12,7 @@ from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.hashing import Floats
 from recsys.rows.layout import Layout, pointer_key
 from recsys.serving import Lookup
-from recsys.serving.published import PublishedRows
+from recsys.serving.rows import PublishedRows
 
 ID_OF: dict[str, list[int | str]] = {"user": [0, 5, 11], "item": [0, 7, 19, 7], "liked": [3, 4], "hour": [22, 23]}
 ABSENT: dict[str, list[int | str]] = {"user": [77], "item": [78, 99], "hour": [3]}

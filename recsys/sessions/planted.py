@@ -2,10 +2,10 @@
 
 A slot of a session is a repeat with probability ``repeat_share``: a track of the user's history, chosen with
 probability ∝ exp(w₁·BL + w₂·log(1 + cooc) + w₃·PM). BL is the base level at the session's own time under ``decay``;
-cooc, how often the user has heard the track in one session with those of the session before; PM, the mean cosine to
-those. Any other slot explores: popularity × the mood of the session, a genre, **never** a track of the history (if it
-could be one, the decay that is fitted to repeats would come out too low: .8 as .70). Genres follow one another, so that
-order can be learned; gaps between sessions are log-normal.
+cooc, how often the user has heard the track in one session with those of the session before; PM, the sum of cosines
+to those. Any other slot explores: popularity × the mood of the session, a genre, **never** a track of the history (if
+it could be one, the decay that is fitted to repeats would come out too low: .8 as .70). Genres follow one another, so
+that order can be learned; gaps between sessions are log-normal.
 
 Shape suffixes: U users, S sessions, K tracks a session, V tracks, G genres, D width of the planted vectors.
 """
@@ -188,7 +188,7 @@ def _repeat_odds(
     if session > begin:
         for track in tracks_SK[session - 1]:
             context_V[track] = True
-            centre_D += vectors_VD[track] / tracks_SK.shape[1]
+            centre_D += vectors_VD[track]
     for earlier in range(begin, session):
         age = max(times_S[session] - times_S[earlier], 1) ** -decay
         shared = 0.0

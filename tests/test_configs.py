@@ -15,11 +15,13 @@ from jobs.rank import RankSettings
 from jobs.replay import ReplaySettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
+from jobs.session import SessionSettings
 from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
 from recsys.models import MODELS
+from recsys.models.sessions import LEARNED, SIMPLE
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
@@ -42,6 +44,7 @@ SETTINGS = {
     "replay": ReplaySettings,
     "scale": ScaleSettings,
     "serve": ServeSettings,
+    "session": SessionSettings,
     "submit": SubmitSettings,
     "train": TrainConfig,
 }
@@ -59,6 +62,7 @@ def test_every_job_has_a_config_that_composes(job: str) -> None:
 def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> None:
     assert options("table") == sorted(TABLES)
     assert options("model") == sorted(MODELS)
+    assert options("session_model") == sorted({**SIMPLE, **LEARNED})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,7 @@ def wrong_values(old: Any) -> list[Any]:
 VARIANTS = [
     *((job, NEEDED.get(job, [])) for job in JOBS),
     *(("train", [f"{group}={option}"]) for group in ("table", "model", "optimizer") for option in options(group)),
+    *(("session", [f"{group}={option}"]) for group in ("session_model", "plays") for option in options(group)),
     ("online", ["source=parquet"]),
     ("train", ["store=ray"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),

@@ -10,8 +10,8 @@ that order can be learned; gaps between sessions are log-normal.
 Shape suffixes: U users, S sessions, K tracks a session, V tracks, G genres, D width of the planted vectors.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ Count = Annotated[int, AtLeast(1)]
 Share = Annotated[float, Between(0, 1)]
 Weight = Annotated[float, AtLeast(0)]
 Floats64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Planted:
     probability ``mood_moves``.
     """
 
+    kind: Literal["planted"] = "planted"
+    seed: Annotated[int, AtLeast(0)] = 0
     num_users: Count = 60
     num_sessions: Count = 40
     num_tracks: Count = 1200
@@ -50,7 +53,7 @@ class Planted:
     mood_moves: Share = 0.5
     median_gap_hours: Annotated[float, Above(0)] = 24.0
     gap_spread: Weight = 1.0
-    split: UserSplit
+    split: UserSplit = field(default_factory=UserSplit)
 
     def __post_init__(self) -> None:
         heard = self.num_sessions * self.tracks_per_session
@@ -72,12 +75,12 @@ class PlantedLog:
 
     log: SessionLog
     vectors_VD: Floats64
-    repeats_SK: npt.NDArray[np.bool_]
+    repeats_SK: Bools
 
 
-def plant(said: Planted, seed: int) -> PlantedLog:
-    """A log by the users that ``said`` describes; the same seed gives the same log."""
-    draw = np.random.default_rng(seed)
+def plant(said: Planted, seed: int | None = None) -> PlantedLog:
+    """A log by the users that ``said`` describes; the same seed (its own, if none is given) gives the same log."""
+    draw = np.random.default_rng(said.seed if seed is None else seed)
     num_sessions = said.num_users * said.num_sessions
     genres_V = draw.integers(0, said.num_genres, said.num_tracks)
     genres_V[: said.num_genres] = np.arange(said.num_genres)  # none is empty
@@ -141,7 +144,7 @@ def _choose(
     shares: Floats64,
     chances_SK2: Floats64,
     tracks_SK: Int32s,
-    repeats_SK: npt.NDArray[np.bool_],
+    repeats_SK: Bools,
 ) -> None:
     """Fill sessions slot by slot; all chance is in ``chances_SK2``: repeat or not, and which."""
     num_tracks, (decay, base, spreading, matching) = len(genres_V), memory
@@ -158,15 +161,27 @@ def _choose(
                 if repeats:
                     odds_V[:] = repeat_V
                 else:
-                    for v in range(num_tracks):
-                        mood = shares[1] if genres_V[v] == moods_S[session] else (1 - shares[1]) / 8
-                        odds_V[v] = 0.0 if heard_V[v] else popularity_V[v] * mood
+                    _explore_odds(popularity_V, heard_V | played_V, genres_V == moods_S[session], shares[1], odds_V)
                 odds_V[played_V] = 0.0
                 track = _drawn(odds_V, chances_SK2[session, k, 1])
                 played_V[track] = True
                 tracks_SK[session, k], repeats_SK[session, k] = track, repeats
             for k in range(tracks_SK.shape[1]):
                 heard_V[tracks_SK[session, k]] = True
+
+
+@njit(cache=True, nogil=True)
+def _explore_odds(popularity_V: Floats64, not_V: Bools, mood_V: Bools, mood_share: float, odds_V: Floats64) -> None:
+    """Popularity among tracks that may be explored, ``mood_share`` of it within the mood while that has any."""
+    odds_V[:] = popularity_V
+    odds_V[not_V] = 0.0
+    within = odds_V[mood_V].sum()
+    without = odds_V.sum() - within
+    for v in range(len(odds_V)):
+        if mood_V[v]:
+            odds_V[v] *= mood_share * without
+        else:
+            odds_V[v] *= (1 - mood_share) * within if within > 0 else 1.0
 
 
 @njit(cache=True, nogil=True)

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from recsys.errors import ConfigError, DataError, EventError
 from recsys.events import Id, Text, TimeMs
-from recsys.fields import NotEmpty
+from recsys.fields import Above, NotEmpty
 from recsys.hashing import Keys
 from recsys.streams.source import Source, is_end
 
+Seconds = Annotated[float, Above(0)]
 _BETWEEN_KEYS = "|"  # of a track that is named by several columns: artist|title
 
 
@@ -63,7 +64,7 @@ class PlayFiles:
     files: Annotated[tuple[str, ...], NotEmpty()]
     user: Annotated[str, NotEmpty()]
     track: Annotated[tuple[str, ...], NotEmpty()]
-    time: Annotated[Mapping[str, float], NotEmpty()]
+    time: Annotated[Mapping[str, Seconds], NotEmpty()]
     session: Annotated[str, NotEmpty()] | None = None
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, NotEmpty()] = "\t"

@@ -40,7 +40,7 @@ def test_planted_weights_come_back() -> None:
 def test_odds_of_base_levels_alone_are_their_sums() -> None:
     log = plant(Planted(num_users=5, num_sessions=8, num_tracks=300, split=SPLIT), seed=0).log
     ends_Q = np.array([0, 7, 20, 39])
-    found_QV = choice_odds(log, ends_Q, log.times_S[ends_Q], Choice(decay=0.7), np.zeros((300, 1)), 1.0)
+    found_QV = choice_odds(log, ends_Q, Choice(decay=0.7))
     assert found_QV == pytest.approx(history_sums(log, ends_Q, log.times_S[ends_Q], Memory(decay=0.7)))
     assert found_QV[0].sum() == 0  # an empty history
 
@@ -49,7 +49,7 @@ def test_the_likelihood_is_that_of_a_plain_softmax() -> None:
     log = plant(Planted(num_users=3, num_sessions=6, num_tracks=300, split=SPLIT), seed=0).log
     expected, number = 0.0, 0
     for session in np.flatnonzero(log.parts_S == TRAIN):
-        odds_V = choice_odds(log, np.array([session]), log.times_S[[session]], Choice(), np.zeros((300, 1)), 1.0)[0]
+        odds_V = choice_odds(log, np.array([session]), Choice())[0]
         for track in log.tracks_SK[session]:
             if odds_V[track] > 0:
                 expected += np.log(odds_V[track] / odds_V.sum())

@@ -2,9 +2,9 @@
 
 A conditional logit (McFadden 1974): a repeat in a session is chosen with probability ∝ exp(w₁·BL + w₂·log(1 + cooc) +
 w₃·PM) out of the user's history, without what the session has had already. BL = log S under the decay; cooc counts the
-user's earlier sessions that hold the track with those of the session before, PM is the sum of products with their vectors.
-These are the weights of the *choice*, not the strengths that a trained PISA has. The slope of repeat gaps on a log-log
-scale, which is sometimes used instead, is blind to the decay of such choices.
+user's earlier sessions that hold the track with those of the session before, PM is the sum of products with their
+vectors. These are the weights of the *choice*, not the strengths that a trained PISA has. The slope of repeat gaps on a
+log-log scale, which is sometimes used instead, is blind to the decay of such choices.
 
 Parameters stand in the order (decay, base_level, spreading, partial_matching).
 """
@@ -89,11 +89,25 @@ def fit_choice(
 
 
 def choice_odds(
-    log: SessionLog, ends_Q: Int64s, times_Q: Int64s, choice: Choice, vectors_VD: Floats64, min_age_seconds: float
+    log: SessionLog, ends_Q: Int64s, choice: Choice, *, vectors_VD: Floats64 | None = None, min_age_seconds: float = 1.0
 ) -> Floats64:
-    """exp(w·x) of every track for some questions, (Q, V); 0 outside of the history before ``ends_Q``."""
+    """exp(w·x) of every track as some sessions open, (Q, V); 0 for what their users had not heard before."""
+    asked = log.begins_S[ends_Q], ends_Q, log.times_S[ends_Q]
+    return choice_odds_between(log, *asked, choice, min_age_seconds, vectors_VD)
+
+
+def choice_odds_between(
+    log: SessionLog,
+    begins_Q: Int64s,
+    ends_Q: Int64s,
+    times_Q: Int64s,
+    choice: Choice,
+    min_age_seconds: float = 1.0,
+    vectors_VD: Floats64 | None = None,
+) -> Floats64:
+    """The same of any histories at any times."""
+    vectors_VD = np.zeros((log.num_tracks, 1)) if vectors_VD is None else vectors_VD
     found_QV = np.zeros((len(ends_Q), log.num_tracks))
-    begins_Q = log.begins_S[ends_Q]
     odds(begins_Q, ends_Q, times_Q, log.times_S, log.tracks_SK, choice.values, min_age_seconds, vectors_VD, found_QV)
     return found_QV
 

@@ -148,7 +148,7 @@ def page(results: Mapping[Trial, Mapping[str, float]], data: Path) -> str:
                              for step, count in survivors.items())  # fmt: skip
             parts.append(
                 f"## Check-ins of foursquare_sessions ({city}), a stand-in for music\n\nNo log of music with many "
-                f"users and clock times was to be had: these are visits, days as sessions, K = 3. What is left: {left}; "
+                f"users and clock times was to be had: these are visits, days as sessions, K = 3. Left: {left}; "
                 f"{len(log.times_S):,} sessions. One seed.\n"
             )
             parts.append(_table(results, city))

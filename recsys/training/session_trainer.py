@@ -18,7 +18,7 @@ from recsys.features.declarations import Feature
 from recsys.hashing import Floats
 from recsys.models.sessions import LEARNED, build_session_config
 from recsys.models.sessions.learned import Items
-from recsys.models.sessions.questions import Questions
+from recsys.models.sessions.questions import Questions, popular_to_new
 from recsys.ps.dense import DENSE, DenseParameters
 from recsys.rows.optimizers import build_optimizer
 from recsys.rows.store import RowGroup, RowStore, Snapshot
@@ -106,7 +106,7 @@ class TrainedSessions(nn.Module):
             vectors_VD = self.embeddings.embed(self._table, _TRACK, everything_V, self.store)
             self._catalogue = Items(everything_V, vectors_VD)
         scores_QV: Floats = self.model.eval().scores(self._catalogue, questions).numpy()
-        return scores_QV
+        return popular_to_new(self._log, questions, scores_QV)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back the rows of an earlier moment, the dense parameters among them."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 from recsys.models.sessions import LEARNED, SIMPLE, build_session_config
 from recsys.models.sessions.learned import Items, Negatives, bpr, distinct
 from recsys.models.sessions.pisa import Pisa
@@ -203,6 +203,26 @@ def small(*users: list[list[int]]) -> SessionLog:
     return SessionLog(first_U1, times_S, tracks_SK, parts_S, list(range(len(users))), list(range(6)))
 
 
+def test_repeatnet_shares_out_all_chance_between_what_was_heard_and_the_rest() -> None:
+    learned, items = model("repeatnet", length=12), Items(np.arange(LOG.num_tracks), vectors())
+    inputs_BT = np.concatenate([np.full((2, 2), -1), LOG.tracks_SK[:2]], axis=1).astype(np.int64)
+    modes_B2, chances_BV, heard_BV = (part.detach() for part in learned._chances(items, inputs_BT))
+    assert heard_BV.sum(dim=1).tolist() == [10, 10]
+    assert chances_BV.sum(dim=1) == pytest.approx(1, abs=1e-5)
+    assert (chances_BV * heard_BV).sum(dim=1).numpy() == pytest.approx(modes_B2[:, 0].numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(LEARNED))
+def test_nothing_to_learn_is_told(kind: str) -> None:
+    lonely = small([[0]], [[2]])
+    with pytest.raises(DataError, match="no user has two training sessions"):
+        next(iter(model(kind, lonely, **({"length": 5} if kind in ("sasrec", "gru4rec") else {})).batches(4, draw())))
+
+
+def draw() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def test_up_cf_by_hand() -> None:
     """User 0 has {0, 1, 2}, user 1 {0, 1, 3}: similarity 2/3; user 2 shares nothing."""
     log = small([[0, 1], [0, 2], [5, 5]], [[0, 1], [0, 3], [5, 5]], [[4, 5], [4, 5], [5, 5]])
@@ -231,6 +251,8 @@ def test_simple_recommenders_do_not_see_ahead(kind: str) -> None:
     whole = SIMPLE[kind](config, LOG).scores(asked)
     other = changed(LOG, test)
     assert whole.shape == (1, LOG.num_tracks)
+    new = SIMPLE[kind](config, LOG).scores(before(LOG, np.array([0])))[0]
+    assert new.tolist() == LOG.play_counts(TRAIN).tolist()  # who has no history is told what is popular
     assert np.array_equal(SIMPLE[kind](config, other).scores(asked), whole)
 
 

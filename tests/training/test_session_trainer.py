@@ -45,6 +45,7 @@ def test_every_model_lowers_its_loss_and_the_same_seed_gives_the_same(kind: str)
     assert fitted(other) == history
     asked = before(LOG, LOG.sessions_of(TEST)[:3])
     assert np.array_equal(one.scores(asked), other.scores(asked))
+    assert one.scores(before(LOG, np.array([0])))[0].tolist() == LOG.play_counts(0).tolist()  # no history
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from recsys.fields import AtLeast
 from recsys.hashing import Floats
 from recsys.models.sessions.actr import Memory, base_levels
-from recsys.models.sessions.learned import Items, Negatives, SessionModel, bpr, distinct
+from recsys.models.sessions.learned import Items, Negatives, SessionModel, bpr, distinct, shuffled
 from recsys.models.sessions.longterm import top_levels
 from recsys.models.sessions.questions import Questions
 from recsys.sessions.log import TRAIN, Int32s, Int64s, SessionLog
@@ -49,9 +49,7 @@ class ActrBpr(SessionModel):
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Targets]:
         """See SessionModel."""
-        number = len(self._targets_N)
-        for chosen in np.array_split(order.permutation(number), max(1, -(-number // size))):
-            sessions_B = self._targets_N[chosen]
+        for sessions_B in shuffled(self._targets_N, size, order):
             tracks_BK = self._log.tracks_SK[sessions_B]
             yield Targets(sessions_B, self._negatives.draw(tracks_BK.shape, tracks_BK, order))
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from recsys.errors import DataError
 from recsys.models.sessions.questions import Questions
 from recsys.sessions.log import Int64s
 
@@ -80,6 +81,14 @@ class Negatives:
         last = len(self._cumulated_V) - 1
         found: Int64s = np.minimum(np.searchsorted(self._cumulated_V, order.random(shape), side="right"), last)
         return found
+
+
+def shuffled(rows_N: Int64s, size: int, order: np.random.Generator) -> Iterator[Int64s]:
+    """What there is to learn in batches of about ``size``; DataError where that is nothing."""
+    if not len(rows_N):
+        raise DataError("no user has two training sessions, so there is nothing to learn; see plays.rules.split")
+    for chosen in np.array_split(order.permutation(len(rows_N)), -(-len(rows_N) // size)):
+        yield rows_N[chosen]
 
 
 def distinct(*tracks: npt.NDArray[Any]) -> Int64s:

@@ -25,7 +25,7 @@ from recsys.hashing import Floats
 from recsys.models.layers import linear
 from recsys.models.sessions.actr import Cooccurrence, Memory, base_levels, partial_matching, session_weights
 from recsys.models.sessions.blocks import Blocks
-from recsys.models.sessions.learned import Items, Negatives, SessionModel, bpr, distinct, masked_mean
+from recsys.models.sessions.learned import Items, Negatives, SessionModel, bpr, distinct, masked_mean, shuffled
 from recsys.models.sessions.longterm import top_levels
 from recsys.models.sessions.questions import Questions, as_of_test, before
 from recsys.sessions.log import TEST, TRAIN, VALID, Int32s, Int64s, SessionLog
@@ -108,9 +108,7 @@ class Pisa(SessionModel):
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Windows]:
         """See SessionModel: windows that end at a training session, ``stride`` apart from the last one back."""
-        windows_NP = self._windows()
-        for chosen in np.array_split(order.permutation(len(windows_NP)), max(1, -(-len(windows_NP) // size))):
-            sessions_BP = windows_NP[chosen]
+        for sessions_BP in shuffled(self._windows(), size, order):
             targets_BLK = self._tracks(sessions_BP)[:, 1:]
             yield Windows(sessions_BP, self._negatives.draw(targets_BLK.shape, targets_BLK, order))
 

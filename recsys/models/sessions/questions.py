@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.hashing import Floats
-from recsys.sessions.log import TEST, Int64s, SessionLog
+from recsys.sessions.log import TEST, TRAIN, Int64s, SessionLog
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ def as_of_test(log: SessionLog, questions: Questions) -> Questions:
     """The same users asked as their first test session opens, whatever was asked (PISA's code judges so)."""
     tests_U = np.add.reduceat(np.append(log.parts_S == TEST, False).astype(np.int64), log.first_U1[:-1])
     return before(log, (log.first_U1[1:] - np.maximum(tests_U, 1))[questions.users_Q])
+
+
+def popular_to_new(log: SessionLog, questions: Questions, scores_QV: Floats) -> Floats:
+    """The scores, in place; where there is no history to answer from, how many training sessions have each track."""
+    new_Q = questions.begins_Q == questions.ends_Q
+    if new_Q.any():
+        scores_QV[new_Q] = log.play_counts(TRAIN)
+    return scores_QV
 
 
 def now(log: SessionLog, users_Q: Int64s, times_Q: Int64s) -> Questions:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recsys.fields import AtLeast
 from recsys.models.layers import linear
-from recsys.models.sessions.learned import Items, SessionModel
+from recsys.models.sessions.learned import Items, SessionModel, shuffled
 from recsys.models.sessions.questions import Questions
 from recsys.models.sessions.sequence import TrackSequences, seeded_gru
 from recsys.sessions.log import Int64s, SessionLog
@@ -69,9 +69,8 @@ class RepeatNet(SessionModel):
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Nexts]:
         """See SessionModel."""
-        rows_NT = self._sequences.training()
-        for chosen in np.array_split(order.permutation(len(rows_NT)), max(1, -(-len(rows_NT) // size))):
-            yield Nexts(rows_NT[chosen, :-1], rows_NT[chosen, -1])
+        for rows_BT in shuffled(self._sequences.training(), size, order):
+            yield Nexts(rows_BT[:, :-1], rows_BT[:, -1])
 
     def tracks_of(self, batch: Nexts) -> Int64s:
         """The whole catalogue: the explore decoder is a softmax over it."""

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from recsys.fields import AtLeast, Between
 from recsys.models.sessions.blocks import Blocks
-from recsys.models.sessions.learned import Items, Negatives, SessionModel, distinct, masked_mean
+from recsys.models.sessions.learned import Items, Negatives, SessionModel, distinct, masked_mean, shuffled
 from recsys.models.sessions.questions import Questions
 from recsys.sessions.log import TRAIN, Int64s, SessionLog
 
@@ -74,9 +74,8 @@ class SequenceModel(SessionModel):
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Sequences]:
         """See SessionModel."""
-        rows_NT = self._sequences.training()
-        for chosen in np.array_split(order.permutation(len(rows_NT)), max(1, -(-len(rows_NT) // size))):
-            inputs_BT, targets_BT = rows_NT[chosen, :-1], rows_NT[chosen, 1:]
+        for rows_BT in shuffled(self._sequences.training(), size, order):
+            inputs_BT, targets_BT = rows_BT[:, :-1], rows_BT[:, 1:]
             shape = (*targets_BT.shape, self._num_negatives)
             yield Sequences(inputs_BT, targets_BT, self._negatives.draw(shape, targets_BT[..., None], order))
 

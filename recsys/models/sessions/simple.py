@@ -12,7 +12,7 @@ from recsys.fields import Above, AtLeast, Between
 from recsys.hashing import Floats
 from recsys.models.sessions.actr import Memory, sums_between
 from recsys.models.sessions.likelihood import Choice, choice_odds_between, fit_choice
-from recsys.models.sessions.questions import Questions, as_of_test
+from recsys.models.sessions.questions import Questions, as_of_test, popular_to_new
 from recsys.sessions.log import TRAIN, SessionLog
 
 Count = Annotated[int, AtLeast(1)]
@@ -47,7 +47,8 @@ class PersonalTop:
     def scores(self, questions: Questions) -> Floats:
         """See SessionRecommender."""
         asked = questions.begins_Q, questions.ends_Q, questions.times_Q
-        return sums_between(self._log, *asked, Memory(decay=0)).astype(np.float32)
+        counts_QV = sums_between(self._log, *asked, Memory(decay=0)).astype(np.float32)
+        return popular_to_new(self._log, questions, counts_QV)
 
 
 class ActR:
@@ -84,9 +85,10 @@ class ActR:
         asked = questions.begins_Q, questions.ends_Q, questions.times_Q
         memory = self._config.memory
         if self._choice.spreading:
-            return choice_odds_between(self._log, *asked, self._choice, memory.min_age_seconds).astype(np.float32)
+            odds_QV = choice_odds_between(self._log, *asked, self._choice, memory.min_age_seconds)
+            return popular_to_new(self._log, questions, odds_QV.astype(np.float32))
         known = Memory(decay=self.decay, min_age_seconds=memory.min_age_seconds, keep_plays=memory.keep_plays)
-        return sums_between(self._log, *asked, known).astype(np.float32)
+        return popular_to_new(self._log, questions, sums_between(self._log, *asked, known).astype(np.float32))
 
 
 class UPCF:
@@ -120,8 +122,7 @@ class UPCF:
         alike_QU = ((common_QU / scale_QU) ** self._config.locality).astype(np.float32)
         alike_QU[np.arange(len(questions)), questions.users_Q] = 0
         own_QV = self._popularity(questions.begins_Q, questions.ends_Q)
-        found_QV: Floats = alike_QU @ self._popular_UV + own_QV
-        return found_QV
+        return popular_to_new(self._log, questions, alike_QU @ self._popular_UV + own_QV)
 
     def _popularity(self, begins_Q: np.ndarray, ends_Q: np.ndarray) -> Floats:
         last_Q = np.maximum(begins_Q, ends_Q - self._config.last_sessions)
@@ -160,7 +161,7 @@ class TIFUKNN:
         nearest_QN = np.argpartition(far_QU, number - 1, axis=1)[:, :number]
         others_QV = np.stack([self._vectors_UV[nearest_N].mean(axis=0) for nearest_N in nearest_QN])
         found_QV = self._config.own * own_QV + (1 - self._config.own) * others_QV
-        return found_QV.astype(np.float32)
+        return popular_to_new(self._log, questions, found_QV.astype(np.float32))
 
     def _vectors(self, begins_Q: np.ndarray, ends_Q: np.ndarray) -> Floats:
         said, found_QV = self._config, np.zeros((len(ends_Q), self._log.num_tracks), np.float32)

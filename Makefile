@@ -61,6 +61,9 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 bench-serving: install ## measure serving from Redis beside bare redis-py and redis-benchmark (10 minutes) -> runs/bench/serving.json
 	$(BIN)/python -m benches.serving $(ARGS)
 
+bench-session: install ## measure ACT-R over sessions beside scipy (3 minutes) -> runs/bench/session.json
+	$(BIN)/python -m benches.session $(ARGS)
+
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 

@@ -19,12 +19,14 @@ from jobs.replay import ReplaySettings
 from jobs.retrieve import RetrieveSettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
+from jobs.session import SessionSettings
 from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
 from recsys.models import MODELS
 from recsys.models.retrieval import RETRIEVERS
+from recsys.models.sessions import LEARNED, SIMPLE
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
@@ -51,6 +53,7 @@ SETTINGS = {
     "replay": ReplaySettings,
     "scale": ScaleSettings,
     "serve": ServeSettings,
+    "session": SessionSettings,
     "submit": SubmitSettings,
     "train": TrainConfig,
 }
@@ -84,6 +87,7 @@ def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> No
     assert options("table") == sorted(TABLES)
     assert options("model") == sorted(MODELS)
     assert options("retriever") == sorted(RETRIEVERS)
+    assert options("session_model") == sorted({**SIMPLE, **LEARNED})
 
 
 @cache

@@ -1,0 +1,16 @@
+"""The benchmark of sessions: what it times beside scipy gives scipy's numbers, and the quick form writes its file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benches import session
+
+
+def test_the_quick_form_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("scipy")
+    assert session.main(["--quick", "--folder", str(tmp_path)]) == 0  # it compares both sides before it times them
+    (result,) = json.loads((tmp_path / "session.json").read_text())
+    assert (result["peer"], result["target"]) == ("scipy", 3)
+    assert result["ours"] > 0 and "ACT-R over sessions" in capsys.readouterr().out

@@ -1,0 +1,65 @@
+"""jobs.session from the command line to its files, on planted plays and on a log."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["plays.num_users=20", "plays.num_sessions=14", "plays.num_tracks=200", "table.embedding_dim=8"]
+
+
+def session(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run the job in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.session", "hydra.run.dir=run", *overrides],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+def test_planted_plays_are_learned_judged_and_reported(tmp_path: Path) -> None:
+    done = session(tmp_path, *SMALL, "epochs=2", "beside=[personal_top,actr]", "table=hash")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["users"], summary["sessions"], summary["tracks"]) == (20, 280, 200)
+    assert list(summary["test"]) == ["pisa", "personal_top", "actr"]
+    assert len(summary["valid"]) == 2 and summary["rows"]["track"] <= 100  # table=hash: of 200
+    assert 0 < summary["test"]["actr"]["ndcg"]["mean"] < 1
+    assert summary["test"]["actr"]["ndcg"]["std"] > 0
+    assert "While it learns" in (tmp_path / "run" / "report.html").read_text()
+    assert "epoch 2: loss" in done.stdout and "NDCG@10" in done.stdout
+
+
+@pytest.mark.long
+def test_a_log_is_read_and_what_it_is_stands_by_its_figures(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    number = 3000
+    table = {"user": np.arange(number) % 10, "poi": draw.zipf(1.5, number) % 40,
+             "date_index": np.arange(number) // 100, "hour": draw.integers(0, 24, number)}  # fmt: skip
+    (tmp_path / "foursquare_sessions").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "foursquare_sessions" / "nyc.parquet")
+    done = session(
+        tmp_path, "plays=foursquare", "session_model=actr", "session_model.fit=true", "min_age_seconds=3600",
+        f"plays.folder={tmp_path}/foursquare_sessions",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "stand-in" in summary["plays"] and "stand-in" in done.stdout
+    assert summary["survivors"]["users"]["users"] == summary["users"] == 10
+    assert summary["decay"] >= 0
+
+
+@pytest.mark.long
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    done = session(tmp_path, "plays=lfm1b", f"plays.folder={tmp_path}")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "LFM-1b_LEs.txt is not there" in done.stderr
+    done = session(tmp_path, "beside=[pisa]")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "beside='pisa': choose of global_top, personal_top" in done.stderr

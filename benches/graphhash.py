@@ -23,7 +23,7 @@ from recsys.fields import build
 from recsys.graphs.methods import Method
 from recsys.models.retrieval import build_retriever
 from recsys.rows.optimizers import Adam
-from recsys.tables.assign import assigned_map, clustered_map
+from recsys.tables.assign import assigned_map, clustered_map, uneven_map
 from recsys.tables.bucket_map import BucketMap
 from recsys.training.fitting import RetrievalFit
 from recsys.training.ranking import judge, popularity
@@ -32,16 +32,28 @@ from recsys.training.retrieval import Graphs, figures, fit_retriever, judge_test
 _CONF = Path(__file__).resolve().parents[1] / "conf"
 DIM = 64
 GAMMA = 200.0  # the authors', of Gowalla and Yelp2018
-# method of the map, table kind, whether the heaviest ids have rows of their own; all in the rows of ``graphhash``
-METHODS: dict[str, tuple[Method, str, float]] = {
-    "graphhash": ("graphhash", "graphhash", 0.0),
-    "double_graphhash": ("graphhash", "double_graphhash", 0.0),
-    "graphhash_own": ("graphhash", "graphhash", 0.25),
-    "random": ("random", "graphhash", 0.0),
-    "frequency": ("frequency", "graphhash", 0.5),
-    "double": ("hash", "double_graphhash", 0.0),
-    "double_frequency": ("frequency", "double_graphhash", 0.5),
-    "lsh": ("lsh", "graphhash", 0.0),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """A method: its map's, the kind of its tables, the parts of the rows for the heaviest ids, and for items."""
+
+    map: Method = "graphhash"
+    kind: str = "graphhash"
+    own_fraction: float = 0.0
+    item_fraction: float | None = None
+
+
+METHODS = {  # all in the rows of ``graphhash``
+    "graphhash": Compressed(),
+    "double_graphhash": Compressed(kind="double_graphhash"),
+    "graphhash_own": Compressed(own_fraction=0.25),
+    "graphhash_uneven": Compressed(own_fraction=0.25, item_fraction=0.75),
+    "random": Compressed(map="random"),
+    "frequency": Compressed(map="frequency", own_fraction=0.5),
+    "double": Compressed(map="hash", kind="double_graphhash"),
+    "double_frequency": Compressed(map="frequency", kind="double_graphhash", own_fraction=0.5),
+    "lsh": Compressed(map="lsh"),
 }
 ORDER = ["full", *METHODS]
 OF_LIGHTGCN = ["full", "graphhash", "double", "double_frequency"]
@@ -128,23 +140,27 @@ class Bench:
         fields = {"kind": "full", "embedding_dim": DIM, "initial_scale": INITIAL_SCALE}
         if run.method == "full":
             return fields, None
-        _, kind, _ = METHODS[run.method]
         made = self._map(run)
-        return {**fields, "kind": kind, "map": made.to_json()}, made
+        return {**fields, "kind": METHODS[run.method].kind, "map": made.to_json()}, made
 
     def _map(self, run: Run) -> BucketMap:
         """A method's map, of as many rows as ``graphhash`` has; those of hashes are drawn anew with each seed."""
         graph = self.graphs(run.data).train
-        method, _, own_fraction = METHODS[run.method]
+        method = METHODS[run.method]
         if run.data not in self._clustered:
             self._clustered[run.data] = clustered_map(graph, run.data, gamma=self._gamma)
         clustered = self._clustered[run.data]
-        if method == "graphhash" and not own_fraction:
-            return clustered
-        if method == "graphhash":
-            return clustered_map(graph, run.data, num_buckets=clustered.num_buckets, own_fraction=own_fraction)
-        sizes = clustered.tables["user"].num_buckets, clustered.tables["item"].num_buckets
-        return assigned_map(graph, run.data, method, sizes, run.seed, own_fraction)
+        rows, own_fraction = clustered.num_buckets, method.own_fraction
+        if method.map != "graphhash":
+            sizes = clustered.tables["user"].num_buckets, clustered.tables["item"].num_buckets
+            return assigned_map(graph, run.data, method.map, sizes, run.seed, own_fraction)
+        if method.item_fraction is not None:
+            return uneven_map(
+                graph, run.data, num_buckets=rows, item_fraction=method.item_fraction, own_fraction=own_fraction
+            )
+        if own_fraction:
+            return clustered_map(graph, run.data, num_buckets=rows, own_fraction=own_fraction)
+        return clustered
 
 
 def _published(data: str) -> Interactions:

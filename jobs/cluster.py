@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from jobs.launch import job, shown
 from recsys.datasets.interaction_files import InteractionFiles, data_folder
 from recsys.errors import ConfigError
-from recsys.fields import Above, AtLeast, Between, build
+from recsys.fields import Above, AtLeast, Below, Between, build
 from recsys.graphs.methods import Method
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ClusterSettings:
     like: Path | None
     embedding_dim: Count
     own_fraction: Annotated[float, Between(0, 1)] | None
+    item_fraction: Annotated[float, Above(0), Below(1)] | None
     map: Path
 
     def __post_init__(self) -> None:
@@ -44,6 +45,11 @@ class ClusterSettings:
             raise ConfigError(f"{' and '.join(given) or 'nothing'} is given; give one of {', '.join(sizes)}")
         if self.method != "graphhash" and self.gamma is not None:
             raise ConfigError(f"gamma={self.gamma} is of method=graphhash, not {self.method}; give num_buckets or like")
+        if self.item_fraction is not None and (self.method != "graphhash" or {*given} & {"gamma", "budget_bytes"}):
+            raise ConfigError(
+                f"item_fraction={self.item_fraction} goes with method=graphhash and num_buckets or like, not with "
+                f"method={self.method} and {given[0]}"
+            )
 
 
 @job("cluster")
@@ -80,23 +86,27 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
 def _made(settings: ClusterSettings, graph: "Bipartite", tell: Any) -> "BucketMap":
     """The map; each try of the bisection is told."""
-    from recsys.tables.assign import assigned_map, clustered_map, shares
+    from recsys.tables.assign import assigned_map, clustered_map, shares, uneven_map
     from recsys.tables.bucket_files import read_map
 
     rows, row_bytes = settings.num_buckets, 4 * settings.embedding_dim
     if settings.method == "graphhash":
         if settings.like is not None:
             rows = read_map(settings.like, settings.interactions.name).num_buckets
-        made = clustered_map(
-            graph,
-            settings.interactions.name,
-            gamma=settings.gamma,
-            num_buckets=rows,
-            budget_bytes=settings.budget_bytes,
-            row_bytes=row_bytes,
-            own_fraction=settings.own_fraction or 0.0,
-            on_try=lambda gamma, size: tell(f"gamma {gamma:,.4g}: {size:,.0f}"),
-        )
+        shared: dict[str, Any] = {
+            "num_buckets": rows,
+            "own_fraction": settings.own_fraction or 0.0,
+            "on_try": lambda gamma, size: tell(f"gamma {gamma:,.4g}: {size:,.0f}"),
+        }
+        if settings.item_fraction is not None:
+            made = uneven_map(graph, settings.interactions.name, item_fraction=settings.item_fraction, **shared)
+        else:
+            sized: dict[str, Any] = {
+                "gamma": settings.gamma,
+                "budget_bytes": settings.budget_bytes,
+                "row_bytes": row_bytes,
+            }
+            made = clustered_map(graph, settings.interactions.name, **sized, **shared)
         tell(f"gamma {made.gamma:,.4g}, modularity {made.modularity:.4f}")
         return made
     if settings.like is not None:

@@ -1,6 +1,7 @@
 """Bucket maps out of a graph: one function for all methods."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from recsys.errors import ConfigError
 from recsys.graphs.assignments import by_frequency, by_hash, by_likeness, by_remainder
@@ -10,6 +11,7 @@ from recsys.graphs.methods import Method
 from recsys.hashing import Keys, seed_of
 from recsys.tables.bucket_map import BucketMap, Buckets
 
+Told = Callable[[float, float], None]  # of each try: gamma, size
 USER, ITEM = "user", "item"  # what the two tables are called
 
 
@@ -22,7 +24,7 @@ def clustered_map(
     budget_bytes: int | None = None,
     row_bytes: int = 0,
     own_fraction: float = 0.0,
-    on_try: Callable[[float, float], None] = lambda gamma, size: None,
+    on_try: Told = lambda gamma, size: None,
 ) -> BucketMap:
     """GraphHash's map: at a ``gamma``; or with at most ``num_buckets`` rows, or ``budget_bytes`` of rows and map.
 
@@ -32,28 +34,41 @@ def clustered_map(
     """
     if [gamma, num_buckets, budget_bytes].count(None) != 2:
         raise ConfigError("give one of gamma, num_buckets and budget_bytes")
-    rows = num_buckets if budget_bytes is None else budget_bytes // row_bytes
     if gamma is not None:
         if own_fraction:
             raise ConfigError(f"own_fraction={own_fraction} is a part of num_buckets or budget_bytes; give one of them")
-        bucketed, num_own = louvain(graph, gamma).buckets(), (0, 0)
-    else:
-        assert rows is not None
-        num_own = shares(graph, int(own_fraction * rows)) if own_fraction else (0, 0)
-        if budget_bytes is None:
-            size_of: Callable[[Bucketed], float] = lambda bucketed: bucketed.num_buckets  # noqa: E731
-        else:
-            size_of = lambda bucketed: row_bytes * bucketed.num_buckets + _map_bytes(bucketed)  # noqa: E731
-        bucketed = cluster_to(graph, size_of, float(num_buckets or budget_bytes or 0), num_own=num_own, on_try=on_try)
-    return BucketMap(
-        method="graphhash",
-        data=data,
-        fingerprint=graph.fingerprint,
-        seed=0,
-        gamma=bucketed.clusters.gamma,
-        modularity=bucketed.clusters.modularity,
-        tables=_tables(bucketed, num_own),
-    )
+        return _clustered(graph, data, louvain(graph, gamma).buckets(), (0, 0))
+    rows = num_buckets if num_buckets is not None else (budget_bytes or 0) // row_bytes
+    num_own = shares(graph, int(own_fraction * rows)) if own_fraction else (0, 0)
+
+    def size_of(bucketed: Bucketed) -> float:
+        return bucketed.num_buckets if num_buckets else row_bytes * bucketed.num_buckets + _map_bytes(bucketed)
+
+    most = float(num_buckets or budget_bytes or 0)
+    return _clustered(graph, data, cluster_to(graph, size_of, most, num_own=num_own, on_try=on_try), num_own)
+
+
+def uneven_map(
+    graph: Bipartite,
+    data: str,
+    *,
+    num_buckets: int,
+    item_fraction: float,
+    own_fraction: float = 0.0,
+    on_try: Told = lambda gamma, size: None,
+) -> BucketMap:
+    """A map of which items have ``item_fraction`` of the rows: each side is clustered at a resolution of its own.
+
+    ``own_fraction`` of each side's rows go to its ids with the most edges. What ranks is items: those that share a row
+    tie, so finer items and coarser users find more in as many rows.
+    """
+    num_items = round(item_fraction * num_buckets)
+    sizes = num_buckets - num_items, num_items
+    own = int(own_fraction * sizes[0]), int(own_fraction * sizes[1])
+    users = cluster_to(graph, lambda found: found.num_users, sizes[0], num_own=own, on_try=on_try)
+    items = cluster_to(graph, lambda found: found.num_items, sizes[1], num_own=own, on_try=on_try)
+    joined = replace(items, users_U=users.users_U, num_users=users.num_users)
+    return replace(_clustered(graph, data, joined, own), user_gamma=users.clusters.gamma)
 
 
 def assigned_map(
@@ -88,6 +103,18 @@ def shares(graph: Bipartite, num_buckets: int) -> tuple[int, int]:
     """
     users = max(1, round(num_buckets * graph.num_users / (graph.num_users + graph.num_items)))
     return users, max(1, num_buckets - users)
+
+
+def _clustered(graph: Bipartite, data: str, bucketed: Bucketed, num_own: tuple[int, int]) -> BucketMap:
+    return BucketMap(
+        method="graphhash",
+        data=data,
+        fingerprint=graph.fingerprint,
+        seed=0,
+        gamma=bucketed.clusters.gamma,
+        modularity=bucketed.clusters.modularity,
+        tables=_tables(bucketed, num_own),
+    )
 
 
 def _tables(bucketed: Bucketed, num_own: tuple[int, int]) -> dict[str, Buckets]:

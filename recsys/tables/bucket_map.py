@@ -143,7 +143,7 @@ class BucketMap:
     """The buckets of several tables, and how they were found.
 
     ``data`` names the data set, ``fingerprint`` is that of the edges; ``gamma`` and ``modularity`` are of methods that
-    cluster a graph.
+    cluster a graph; ``user_gamma`` is the users' resolution, where they are clustered at one of their own.
     """
 
     method: str
@@ -153,6 +153,7 @@ class BucketMap:
     tables: Mapping[str, Buckets]
     gamma: float | None = None
     modularity: float | None = None
+    user_gamma: float | None = None
 
     @property
     def nbytes(self) -> int:
@@ -174,6 +175,7 @@ class BucketMap:
             "seed": self.seed,
             "gamma": self.gamma,
             "modularity": self.modularity,
+            "user_gamma": self.user_gamma,
         }
 
     def to_json(self) -> dict[str, Any]:

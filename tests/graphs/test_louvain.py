@@ -11,7 +11,7 @@ from recsys.graphs.assignments import by_frequency, by_hash, by_likeness, by_rem
 from recsys.graphs.barber import modularity
 from recsys.graphs.bipartite import Bipartite
 from recsys.graphs.louvain import cluster_to, louvain
-from recsys.tables.assign import assigned_map, clustered_map
+from recsys.tables.assign import assigned_map, clustered_map, uneven_map
 
 
 def planted(num_blocks: int = 12, users: int = 10, items: int = 8, noise: int = 20, seed: int = 0) -> Bipartite:
@@ -94,6 +94,17 @@ def test_own_rows_go_to_the_heaviest() -> None:
     assert users.buckets(heaviest).tolist() == list(range(users.num_own))
     others = np.setdiff1d(np.arange(graph.num_users - 1), heaviest)
     assert (users.buckets(others) >= users.num_own).all()
+
+
+def test_items_may_have_more_of_the_rows() -> None:
+    graph = planted()
+    made = uneven_map(graph, "planted", num_buckets=100, item_fraction=0.7, own_fraction=0.2)
+    users, items = made.tables["user"], made.tables["item"]
+    assert (users.num_own, items.num_own) == (6, 14)
+    assert 20 <= users.num_buckets <= 30 and 50 <= items.num_buckets <= 70
+    heaviest = np.argsort(-graph.item_degrees_I, kind="stable")[:14]
+    assert items.buckets(heaviest).tolist() == list(range(14))
+    assert made.user_gamma is not None and made.gamma is not None and made.user_gamma < made.gamma
 
 
 def test_baselines_have_the_buckets_that_they_are_given() -> None:

@@ -18,11 +18,13 @@ from jobs.serve import ServeSettings
 from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
+from recsys.features.declarations import features_to_json
 from recsys.fields import build
 from recsys.models import MODELS
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES
+from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
@@ -51,6 +53,10 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+EXAMPLES = [data for data in options("data") if "examples" in composed("prepare", f"data={data}")["data"]]
+EVENTS = [data for data in options("data") if data not in EXAMPLES]
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_every_job_has_a_config_that_composes(job: str) -> None:
     check(job, composed(job, *NEEDED.get(job, [])))
@@ -62,7 +68,7 @@ def test_every_table_kind_and_model_has_a_config_and_the_other_way_round() -> No
 
 
 @pytest.mark.parametrize(
-    ("table", "model", "data"), list(itertools.product(options("table"), options("model"), options("data")))
+    ("table", "model", "data"), list(itertools.product(options("table"), options("model"), EVENTS))
 )
 def test_every_table_builds_with_every_model_and_data_set(table: str, model: str, data: str) -> None:
     blueprint = build_blueprint(composed("online", f"table={table}", f"model={model}", f"data={data}"))
@@ -92,7 +98,19 @@ def test_train_and_online_join_alike() -> None:
     assert train == online
 
 
-@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("data", EXAMPLES)
+def test_sets_of_plain_examples_build(data: str) -> None:
+    """With the sizes that preparing finds, where none are declared; a stream is no place for them."""
+    config = composed("train", f"data={data}")
+    features = build(TrainConfig, config, "").data.features
+    found = sized(features, {feature.name: {"num_ids": 7} for feature in features})
+    blueprint = build_blueprint({**config, "data": {"features": features_to_json(found)}})
+    assert len(blueprint.features) == len(features) > 9
+    with pytest.raises(ConfigError, match=f"data set '{data}' is of plain examples"):
+        build_settings(composed("online", f"data={data}"), Path("runs/x"))
+
+
+@pytest.mark.parametrize("data", EVENTS)
 def test_data_configs_declare_features(data: str) -> None:
     said = build(PrepareSettings, composed("prepare", f"data={data}"), "").data
     assert {"user", "item", "liked", "genres", "hour"} <= {feature.name for feature in said.features}
@@ -151,6 +169,8 @@ VARIANTS = [
     ("online", ["source=parquet"]),
     ("train", ["store=ray"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
+    *(("prepare", [f"data={data}"]) for data in EXAMPLES),
+    ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]
 TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["lookup"])}  # ids are either
 

@@ -235,6 +235,11 @@ class OnlineConfig(LearningConfig):
 
     def __post_init__(self) -> None:
         self.sampling.check_kinds(self.join.actions)
+        if self.data.examples is not None:
+            raise ConfigError(
+                f"data set {self.data.name!r} is of plain examples, which are learned by python -m jobs.train; online, "
+                "choose one of events"
+            )
         if self.source.kind == "archive":
             raise ConfigError(
                 "source.kind=archive: an archive is read by python -m jobs.train source=archive; online, begin with "

@@ -18,7 +18,6 @@ from jobs.serve import ServeSettings
 from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
-from recsys.features.declarations import features_to_json
 from recsys.fields import build
 from recsys.models import MODELS
 from recsys.runtime.sections import TrainConfig
@@ -104,7 +103,7 @@ def test_sets_of_plain_examples_build(data: str) -> None:
     config = composed("train", f"data={data}")
     features = build(TrainConfig, config, "").data.features
     found = sized(features, {feature.name: {"num_ids": 7} for feature in features})
-    blueprint = build_blueprint({**config, "data": {"features": features_to_json(found)}})
+    blueprint = build_blueprint(config, found)
     assert len(blueprint.features) == len(features) > 9
     with pytest.raises(ConfigError, match=f"data set '{data}' is of plain examples"):
         build_settings(composed("online", f"data={data}"), Path("runs/x"))

@@ -56,12 +56,14 @@ class Drawing:
             f"C{n}": np.minimum(self.num_ids ** draw.random(num), self.num_ids).astype(np.int64) - 1
             for n in range(1, NUM_IDS + 1)
         }
-        odds_N = _BIAS + sum(self._weights(name, ids_N, "own") for name, ids_N in ids.items()) / 3
+        odds_N = np.full(num, _BIAS)
+        for name, ids_N in ids.items():
+            odds_N += self._weights(name, ids_N, "own") / 3
         for n, values_N in enumerate(numbers.values()):
-            odds_N = odds_N + 0.3 * values_N / (1 + n)
+            odds_N += 0.3 * values_N / (1 + n)
         for pair in range(_NUM_PAIRS):
             one, other = f"C{2 * pair + 1}", f"C{2 * pair + 2}"
-            odds_N = odds_N + self._weights(one, ids[one], "pair") * self._weights(other, ids[other], "pair")
+            odds_N += self._weights(one, ids[one], "pair") * self._weights(other, ids[other], "pair")
         clicked_N = draw.random(num) < 1 / (1 + np.exp(-odds_N))
         return pa.record_batch({"label": clicked_N.astype(np.int8), **numbers, **ids}), odds_N
 

@@ -14,6 +14,8 @@ from recsys.hashing import Floats
 from recsys.models.recommender import Planned, Recommender
 from recsys.ps.dense import DENSE
 from recsys.rows.store import RowStore, StreamPosition
+from recsys.training.clipping import clip
+from recsys.training.plateau import slowed
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,21 @@ class Trainer:
     """Trains a recommender on batches over a row store, wherever its rows live.
 
     ``num_steps`` counts steps. What one draws at random follows from the blueprint's seed, ``worker`` and its number.
+    ``clip_norm`` bounds the norm of a step's gradients; ``num_clipped`` counts the steps that reached it.
     """
 
-    def __init__(self, recommender: Recommender, store: RowStore, *, worker: int = 0, num_steps: int = 0) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        store: RowStore,
+        *,
+        worker: int = 0,
+        num_steps: int = 0,
+        clip_norm: float | None = None,
+    ) -> None:
         self.recommender, self.store = recommender, store
         self.worker, self.num_steps = worker, num_steps
+        self.clip_norm, self.num_clipped = clip_norm, 0
         self._upcoming: Planned | None = None
         self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
 
@@ -59,6 +71,8 @@ class Trainer:
         loss = self._loss(logits_B, batch)
         loss.backward()
         gradients = {**looked.gradients(), DENSE: self.recommender.dense.gradients()}
+        if self.clip_norm is not None:
+            self.num_clipped += clip(gradients, self.clip_norm)
         self.store.push(
             gradients,
             int(batch.times_ms_B.max(initial=0)),
@@ -68,6 +82,14 @@ class Trainer:
         self.num_steps += 1
         with torch.no_grad():
             return StepResult(torch.sigmoid(logits_B).numpy(), loss.item(), planned.num_unknown)
+
+    def slow_down(self, factor: float) -> None:
+        """Go on at ``factor`` of all learning rates so far; ConfigError where the store can not.
+
+        The rates' course is part of the blueprint from here on, so that a checkpoint goes on by it.
+        """
+        self.recommender = Recommender(slowed(self.recommender.blueprint, self.num_steps, factor))
+        self.store.retune(self.recommender.groups)
 
     def steps(self, batches: Iterable[LabelledBatch]) -> Iterator[StepResult]:
         """A step for each batch, the rows of the next one read meanwhile."""

@@ -1,10 +1,14 @@
-"""What a run in epochs leaves in its folder, as it goes::
+"""What a run in epochs leaves in its folder, as it goes.
 
-checkpoints/     where it stands, after each epoch: to go on from; at the end the best weights, to publish
-best/            the best weights so far
-tensorboard/     loss by step, metrics by validation
-metrics.json     each validation
-curve.png        the same as a picture
+::
+
+    checkpoints/     where it stands, after each epoch: to go on from; at the end the best weights, to publish
+    best/            the best weights so far
+    tensorboard/     loss by step, metrics by validation
+    metrics.json     each validation
+    curve.png        the same as a picture, at the end
+
+What a run that was killed left is enough to go on from; the picture is drawn when it ends.
 """
 
 import json
@@ -46,6 +50,7 @@ class Keeper:
         self._on_step, self._say = on_step, say
         self._events = EventFile(folder / "tensorboard")
         self._stops = False
+        self._course = Course()  # as it was last heard of
 
     def stop(self) -> None:
         """Ask training to stop after the step that is under way."""
@@ -65,14 +70,13 @@ class Keeper:
 
     def validated(self, course: Course, is_best: bool) -> None:
         """See Watcher."""
-        found = course.history[-1]
+        self._course, found = course, course.history[-1]
         self._events.add(
             course.num_steps, {f"valid/{name}": found[name] for name in found if name not in ("epoch", "step")}
         )
         if is_best:
             self._save(self._folder / "best", course, keep=1)
         write_json(self._folder / "metrics.json", course.history)
-        draw_curve(self._folder / "curve.png", course.history, monitor=self._monitor, best_at=course.best_at)
         where = f"epoch {found['epoch']:g}" if course.start == 0 else f"step {found['step']:g}"
         figures = f"valid AUC {found['auc']:.4f}  logloss {found['logloss']:.4f}"
         self._say(f"{where}: {figures}{'  best so far' if is_best and len(course.history) > 1 else ''}")
@@ -88,8 +92,11 @@ class Keeper:
         self._trainer.store.restore(load_checkpoint(self._folder / "best").rows)
 
     def close(self) -> None:
-        """Finish the event file."""
+        """Finish the event file, and draw the curve."""
         self._events.close()
+        if self._course.history:
+            path = self._folder / "curve.png"
+            draw_curve(path, self._course.history, monitor=self._monitor, best_at=self._course.best_at)
 
     def _save(self, where: Path, course: Course, keep: int) -> None:
         checkpoint = Checkpoint(

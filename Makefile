@@ -8,7 +8,7 @@ TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream calibration chaos fuzz-rows \
+.PHONY: help install demo cluster bench-rows bench-ps bench-staleness bench-stream bench-training calibration chaos fuzz-rows \
         fuzz-stream test check format requirements
 
 help: ## show this list
@@ -55,6 +55,9 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 	$(BIN)/python -m benches.stream $(ARGS)
 	$(BIN)/python -m benches.joining
 	$(BIN)/python -m benches.online
+
+bench-training: install ## measure training in epochs beside plain torch and TorchRec (5 minutes) -> runs/bench/training.json
+	$(BIN)/python -m benches.training $(ARGS)
 
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)

@@ -64,6 +64,9 @@ bench-serving: install ## measure serving from Redis beside bare redis-py and re
 bench-session: install ## measure ACT-R over sessions beside scipy (3 minutes) -> runs/bench/session.json
 	$(BIN)/python -m benches.session $(ARGS)
 
+bench-training: install ## measure training in epochs beside plain torch and TorchRec (5 minutes) -> runs/bench/training.json
+	$(BIN)/python -m benches.training $(ARGS)
+
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from table_kinds import SMALL
 
 from recsys.errors import ConfigError, DataError
 from recsys.models.sessions import LEARNED
@@ -50,8 +51,7 @@ def test_every_model_lowers_its_loss_and_the_same_seed_gives_the_same(kind: str)
 
 @pytest.mark.parametrize("table", sorted(TABLES))
 def test_items_may_be_in_any_table(table: str) -> None:
-    sizes = {"hash": {"compression": 3}, "unified": {"num_rows": 64}}.get(table, {})
-    found = trained("pisa", {"kind": table, **sizes}, window=6)
+    found = trained("pisa", {"kind": table, **SMALL[table]}, window=6)
     history = fitted(found)
     assert history[-1]["loss"] < history[0]["loss"]
     assert np.isfinite(found.scores(before(LOG, LOG.sessions_of(TEST)))).all()

@@ -46,7 +46,7 @@ def fold(values_N: npt.NDArray[np.int64], num_ids: int, seed: int = 0) -> Keys:
     """Values of ``[0, num_ids)`` as they are, any others hashed into it.
 
     >>> fold(np.array([7, 9, 10**12, -1]), num_ids=10, seed=1).tolist()
-    [7, 9, 4, 8]
+    [7, 9, 8, 9]
     """
     outside_N = (values_N < 0) | (values_N >= num_ids)
     if not outside_N.any():

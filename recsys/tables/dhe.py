@@ -9,18 +9,21 @@ Shape suffixes: N ids, D embedding dimension.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recsys import hashing
+from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
+from recsys.fields import AtLeast
 from recsys.tables.plan import Count, TablePlan
 from recsys.tables.table import Table, TableConfig
 
 _DEFAULT_HIDDEN = 64
+_LEAST_HIDDEN = 4  # LayerNorm makes a constant of one number, and a sign of two
 _SAMPLE = 512  # ids whose vectors say how large the last layer's weights are to start
 
 
@@ -33,18 +36,26 @@ class DHEConfig(TableConfig):
     hidden_size: int = _DEFAULT_HIDDEN
     num_layers: int = 2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_size < _LEAST_HIDDEN:
+            raise ConfigError(
+                f"table {self.name!r}: hidden_size {self.hidden_size} must be at least {_LEAST_HIDDEN}: LayerNorm "
+                "leaves nothing of narrower layers"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DHEPlan(TablePlan):
     """``hidden_size``, or what a budget allows, or 64. The paper has 1024 hashes and 5 hidden layers."""
 
     num_hashes: Count = 64
-    hidden_size: Count | None = None
+    hidden_size: Annotated[int, AtLeast(_LEAST_HIDDEN)] | None = None
     num_layers: Count = 2
 
     def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> DHEConfig:
-        """See TablePlan.table: ``size`` is the width of the hidden layers."""
-        hidden_size = self.hidden_size or size or _DEFAULT_HIDDEN
+        """See TablePlan.table: ``size`` counts the width of the hidden layers from the least on."""
+        hidden_size = self.hidden_size or (_DEFAULT_HIDDEN if size is None else _LEAST_HIDDEN - 1 + size)
         return DHEConfig(num_hashes=self.num_hashes, hidden_size=hidden_size, num_layers=self.num_layers, **shared)
 
     @property

@@ -86,6 +86,9 @@ def test_train_sweeps_and_publishes(online_run: Path, folder: Path) -> None:
     assert said.count("test AUC") == 2
     summary = json.loads((folder / "runs" / "sweep" / "1" / "summary.json").read_text())
     assert summary["test"]["auc"] > 0.7  # the planted pattern
+    table = summary["tables"]["unified"]
+    assert (table["kind"], set(summary["tables"])) == ("unified", {"unified", "unified.first_order"})
+    assert 0 < table["serving_bytes"] < table["training_bytes"] < summary["bytes"] and table["compression"] >= 2
     assert "published" in run_job(folder, "publish", "run=runs/sweep/1")
     assert "sweep-1" in run_job(folder, "rank", "user=7", "run=runs/sweep/1")
     of_run = "run=runs/sweep/1"

@@ -98,7 +98,7 @@ def cluster_to(
             high = middle
         else:
             best, low = bucketed, middle
-        if most * _CLOSE <= size <= most or high / low < 1.0005:
+        if most * _CLOSE <= size <= most or high / low < 1.002:
             break
     return best
 

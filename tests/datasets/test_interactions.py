@@ -108,7 +108,7 @@ def published(name: str, data: Path) -> Interactions:
     ("name", "learned", "users", "items"),
     [
         ("gowalla", 810_128, 29_858, 40_981),
-        ("yelp2018", 1_237_259, 31_668, 38_048),
+        pytest.param("yelp2018", 1_237_259, 31_668, 38_048, marks=pytest.mark.long),
         ("lastfm_lightgcn", 42_135, 1_893, 4_490),
     ],
 )

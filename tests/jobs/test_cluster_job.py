@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from composing import composed
+
+from jobs.cluster import ClusterSettings
+from recsys.errors import ConfigError
+from recsys.fields import build
+from recsys.runtime.settings import build_blueprint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,17 +55,26 @@ def test_retrieval_reads_the_map_too(folder: Path) -> None:
     assert 0 < summary["test"]["recall"] <= 1 and summary["popularity"]["num_users"] == summary["test"]["num_users"]
 
 
+def test_a_map_of_another_data_set_is_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for overrides, said in (
+        (["data=ml_latest_small"], "made for data set 'ml100k', not 'ml_latest_small'"),
+        (["table.map=maps/none"], "table.map=maps/none: there is no such file; make it: python -m jobs.cluster"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            build_blueprint(composed("train", "table=graphhash", *overrides))
+    assert build_blueprint(composed("train", "table=graphhash")).table["map"]["data"] == "ml100k"
+
+
 @pytest.mark.parametrize(
-    ("job", "overrides", "said"),
+    ("overrides", "said"),
     [
-        ("train", ["table=graphhash", "data=ml_latest_small"], "made for data set 'ml100k', not 'ml_latest_small'"),
-        ("train", ["table=graphhash", "table.map=maps/none"], "table.map=maps/none: there is no such file; make it"),
-        ("cluster", [], "nothing is given; give one of gamma, num_buckets, budget_bytes, like"),
-        ("cluster", ["gamma=2", "method=lsh"], "gamma=2.0 is of method=graphhash, not lsh"),
-        ("retrieve", ["retriever.num_layers=3"], "num_layers"),
+        ([], "nothing is given; give one of gamma, num_buckets, budget_bytes, like"),
+        (["gamma=2", "num_buckets=3"], "gamma and num_buckets is given; give one of"),
+        (["gamma=2", "method=lsh"], "gamma=2.0 is of method=graphhash, not lsh"),
+        (["budget_bytes=9", "item_fraction=0.5"], "goes with method=graphhash and num_buckets or like, not with"),
     ],
 )
-def test_mistakes_are_one_line(folder: Path, job: str, overrides: list[str], said: str) -> None:
-    done = run_job(folder, job, *overrides)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and said in done.stderr, done.stderr
+def test_sizes_that_do_not_go_together_are_told(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(ClusterSettings, composed("cluster", *overrides), "")

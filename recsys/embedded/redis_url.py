@@ -14,6 +14,7 @@ from recsys.errors import ConfigError, ServiceError
 _CLUSTER = "+cluster"
 _TIMEOUT_SECONDS = 10.0
 
+REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
 Client = Any  # a redis.Redis or a redis.RedisCluster: what both can do is what we use
 
 
@@ -38,7 +39,7 @@ def open_client(url: str, **options: Any) -> Client:
         raise ConfigError(
             f"{without_password(url)!r} is no Redis URL; use redis://HOST:PORT/0, rediss:// or unix://"
         ) from error
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise ServiceError(
             f"no node of the Redis cluster at {without_password(url)} answers; check redis.url"
         ) from error

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import redis
-
+from recsys.embedded.redis_url import REDIS_ERRORS
 from recsys.errors import ServiceError
 
 T = TypeVar("T")
@@ -14,5 +13,5 @@ def answered(ask: Callable[[], T]) -> T:
     """What ``ask`` returns; ServiceError where Redis does not answer."""
     try:
         return ask()
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise ServiceError(f"Redis does not answer ({error}); check redis.url and that the server runs") from error

@@ -170,6 +170,11 @@ class Published:
     def _restless(self) -> NotPublished:
         return NotPublished(f"model {self._model!r} switches versions all the time; try again shortly")
 
+    def close(self) -> None:
+        """Let go of the connections; the next call makes new ones."""
+        if self._held is not None:
+            self._held.close()
+
     @property
     def _client(self) -> Client:
         """Opened at the first call: a cluster is asked for its nodes then."""

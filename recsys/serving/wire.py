@@ -85,6 +85,7 @@ class RowWire:
         except redis.ResponseError as error:
             if not str(error).startswith(("MOVED", "ASK", "CLUSTERDOWN")):
                 raise
+            self._client.disconnect_connection_pools()  # else those of nodes that are gone stay open
             self._client.nodes_manager.initialize()
             self._nodes = None
             return self._from_nodes(asked)

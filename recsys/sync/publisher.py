@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import redis
 
-from recsys.embedded.redis_url import Client, open_client
+from recsys.embedded.redis_url import REDIS_ERRORS, Client, open_client
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
 from recsys.hashing import id_text
@@ -46,7 +46,7 @@ def published_versions(redis_url: str, layout: Layout) -> PublishedVersions | No
         client = open_client(redis_url)
         held: Any = client.get(layout.numbers_key)
         described = client.exists(layout.meta_key)
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise ServiceError(f"Redis does not answer ({error}); start it again") from error
     if held is None:
         return PublishedVersions(0, 0) if described else None
@@ -274,7 +274,7 @@ class Publisher:
     def _guarded(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise ServiceError(
                 f"Redis did not take a publication ({error}); it is sent again with the next one"
             ) from error

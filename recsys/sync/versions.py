@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-import redis
-
-from recsys.embedded.redis_url import Client, write_all
+from recsys.embedded.redis_url import REDIS_ERRORS, Client, write_all
 from recsys.errors import ConfigError, DataError, ServiceError
 from recsys.rows.layout import Layout, payload_of, pointer_key, runs_key
 from recsys.sync.publisher import switch_to
@@ -97,5 +95,5 @@ def or_service_error(act: Callable[[], T]) -> T:
     """What ``act`` returns; ServiceError where Redis does not answer."""
     try:
         return act()
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise ServiceError(f"Redis does not answer ({error}); check redis.url and that the server runs") from error

@@ -20,6 +20,7 @@ from jobs.retrieve import RetrieveSettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
 from jobs.session import SessionSettings
+from jobs.session_online import SessionOnlineSettings
 from jobs.submit import SubmitSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
@@ -43,6 +44,7 @@ NEEDED = {
     "rank": ["user=7"],
     "replay": ["kafka.bootstrap_servers=localhost:9092"],
     "scale": ["run=runs/x", "workers=2"],
+    "session_online": ["kafka.bootstrap_servers=localhost:9092", "redis.url=redis://localhost:6379/0"],
     "submit": ["job=online"],
 }
 SETTINGS = {
@@ -55,6 +57,7 @@ SETTINGS = {
     "scale": ScaleSettings,
     "serve": ServeSettings,
     "session": SessionSettings,
+    "session_online": SessionOnlineSettings,
     "submit": SubmitSettings,
     "train": TrainConfig,
 }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.embedded.kafka import EmbeddedKafka
+from recsys.embedded.kafka_install import kafka_unavailable
+from recsys.embedded.redis import EmbeddedRedis
+from recsys.events import END_PAYLOAD
+from recsys.models.sessions.actr import Memory
+from recsys.streams.kafka import KafkaSink
+from recsys.streams.kafka_topics import create_topics
+from recsys.streams.source import Partition
+from recsys.sync.session_state import SessionStates, rank_by_base_level
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["plays.num_users=20", "plays.num_sessions=14", "plays.num_tracks=200", "table.embedding_dim=8"]
 
 
 def session(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run the job in a process of its own."""
+    return run_job("session", folder, "hydra.run.dir=run", *overrides)
+
+
+def run_job(job: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run a job in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs.session", "hydra.run.dir=run", *overrides],
+        [sys.executable, "-m", f"jobs.{job}", *overrides],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 
@@ -53,6 +68,30 @@ def test_a_log_is_read_and_what_it_is_stands_by_its_figures(tmp_path: Path) -> N
     assert "stand-in" in summary["plays"] and "stand-in" in done.stdout
     assert summary["survivors"]["users"]["users"] == summary["users"] == 10
     assert summary["decay"] >= 0
+
+
+@pytest.mark.long
+def test_plays_in_kafka_become_lists_in_redis(tmp_path: Path) -> None:
+    if reason := kafka_unavailable():
+        pytest.skip(reason)
+    with EmbeddedKafka(tmp_path / "kafka") as kafka, EmbeddedRedis(tmp_path / "redis") as redis:
+        servers, parts = kafka.bootstrap_servers, [Partition("plays", index) for index in range(2)]
+        create_topics(servers, {"plays": 2})
+        with KafkaSink(servers) as sink:
+            for at in range(40):
+                payload = json.dumps({"user": at % 4, "track": f"t{at % 7}", "time_ms": 60_000 * at}).encode()
+                sink.send(parts[at % 2], payload, key=b"k")
+            for part in parts:
+                sink.send(part, END_PAYLOAD, key=b"k")
+        told = [f"kafka.bootstrap_servers={servers}", f"redis.url={redis.url}", "num_partitions=2"]
+        for expected in ("40 new plays, 0 messages", "0 new plays, 0 messages"):
+            done = run_job("session_online", tmp_path, *told)
+            assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
+        rank = rank_by_base_level(Memory(), gap_seconds=1200, k=10)
+        states = SessionStates.connect(redis.url, model="recsys", rank=rank, gap_seconds=1200)
+        with closing(states):
+            assert len(states.heard(3)) == 10
+            assert states.recommend(3, 0).tracks[0] == "t3"  # one session, all of one age: what was heard first
 
 
 @pytest.mark.long

@@ -168,6 +168,7 @@ VARIANTS = [
     ("online", ["source=parquet"]),
     ("train", ["store=ray"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
+    *(("train", [f"experiment={experiment}"]) for experiment in options("experiment")),
     *(("prepare", [f"data={data}"]) for data in EXAMPLES),
     ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]

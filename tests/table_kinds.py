@@ -7,6 +7,7 @@ import numpy as np
 from recsys.tables.bucket_map import BucketMap, Buckets
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
+_OF_ITEMS = Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2)
 # items 0 and 1 have rows of their own; every seventh user and items from 70 on have no bucket
 MAP = BucketMap(
     method="graphhash",
@@ -15,7 +16,8 @@ MAP = BucketMap(
     seed=0,
     tables={
         "user": Buckets.of(np.where(_USERS % 7 != 6, _USERS % 23, -1), 23),
-        "item": Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2),
+        "item": _OF_ITEMS,
+        "track": _OF_ITEMS,
     },
 ).to_json()
 SMALL: dict[str, dict[str, Any]] = {

@@ -239,6 +239,7 @@ VARIANTS = [
     ),
     ("cluster", ["num_buckets=9", "interactions=archive", "interactions.folder=runs/x/archive"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
+    *(("train", [f"experiment={experiment}"]) for experiment in options("experiment")),
     *(("prepare", [f"data={data}"]) for data in EXAMPLES),
     ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]

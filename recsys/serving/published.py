@@ -52,6 +52,8 @@ class PublishedRun:
         self.client, self.layout = client, layout
         self.recommender = Recommender(blueprint).eval()
         self.rows = PublishedRows(client, layout, {group.name: group for group in self.recommender.groups}, cache)
+        # tables may bring parameters beside their rows: cores, an MLP
+        self.tables_have_parameters = any(True for _ in self.recommender.embeddings.parameters())
         self._item_ids: tuple[Id, ...] = ()
         self._facts: dict[bytes, FactValues] = {}
         self._loaded: tuple[int, int, Recommender] | None = None
@@ -121,6 +123,7 @@ class Published:
         self._held: Client | None = None if is_cluster(url) else open_client(url)
         self._model, self._cache = model, cache
         self._run: PublishedRun | None = None
+        self._versions: tuple[tuple[str, bytes], Versions] | None = None  # as they were read last
 
     def current(self) -> tuple[PublishedRun, Versions]:
         """The run that is served and its versions, from one look at Redis (two where the run changed)."""
@@ -157,7 +160,10 @@ class Published:
             return None
         if values[1] is None:
             raise NotPublished(f"run {name!r} of model {self._model!r} holds no version yet; try again shortly")
-        return Versions(run=name, **json.loads(payload_of(values[1])))
+        read = self._versions
+        if read is None or read[0] != (name, values[1]):
+            self._versions = read = ((name, values[1]), Versions(run=name, **json.loads(payload_of(values[1]))))
+        return read[1]
 
     def _name(self, pointer: bytes | None) -> str:
         if pointer is None:

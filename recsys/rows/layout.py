@@ -32,7 +32,7 @@ from recsys.hashing import Floats, Keys, id_text, mix64
 from recsys.rows.codecs import CODECS, VERSION_BYTES, Codec
 from recsys.rows.store import WHOLE, RowGroup
 
-ROW_FORMATS = ("float32", "float16", "int8", "own")
+ROW_FORMATS = ("float32", "float16", "int8")
 LAYOUTS = ("fast", "compact")
 MAX_BUCKETS = 2**16
 _BUCKET_SEED = 0x5E51  # apart from the hashes that place rows on shards
@@ -55,7 +55,7 @@ class Layout:
 
     model: str
     run: str
-    row_format: Literal["float32", "float16", "int8", "own"] = "float32"
+    row_format: Literal["float32", "float16", "int8"] = "float32"
     layout: Literal["fast", "compact"] = "fast"
     num_buckets: Annotated[int, Between(1, MAX_BUCKETS)] = 2**14
     cluster: bool = False
@@ -144,8 +144,7 @@ class Layout:
         """The format that a group's rows are published in."""
         if group.name in WHOLE:
             return "float32"
-        is_narrow = group.row_format != "float32"
-        return group.row_format if is_narrow or self.row_format == "own" else self.row_format
+        return self.row_format if group.row_format == "float32" else group.row_format
 
     def record(self, width: int, row_format: str | None = None) -> np.dtype[np.void]:
         """The bytes of a value; by default in this run's format."""
@@ -185,7 +184,7 @@ class Layout:
 
     def _codec(self, row_format: str | None) -> Codec:
         if row_format is None:
-            row_format = "float32" if self.row_format == "own" else self.row_format
+            row_format = self.row_format
         return CODECS[row_format]
 
 

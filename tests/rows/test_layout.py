@@ -164,7 +164,7 @@ def test_names_that_would_break_keys_are_refused(model: str, run: str) -> None:
 
 
 def test_unknown_row_format() -> None:
-    with pytest.raises(ConfigError, match="row_format 'int4' must be one of float32, float16, int8, own"):
+    with pytest.raises(ConfigError, match="row_format 'int4' must be one of float32, float16, int8"):
         Layout(model="m", run="r", row_format="int4")  # type: ignore[arg-type]
 
 
@@ -236,7 +236,7 @@ def test_in_a_cluster_braces_hold_the_bucket_alone() -> None:
 def test_dense_parameters_are_strings_of_float32_in_every_layout() -> None:
     dense = RowGroup(name="dense", width=4, optimizer=SGD(learning_rate=1.0), num_rows=9)
     item = RowGroup(name="item", width=4, optimizer=SGD(learning_rate=1.0), row_format="int8")
-    for row_format, expected in (("int8", "int8"), ("own", "int8"), ("float16", "int8")):
+    for row_format, expected in (("int8", "int8"), ("float32", "int8"), ("float16", "int8")):
         layout = Layout(model="m", run="r", layout="compact", row_format=row_format)  # type: ignore[arg-type]
         assert (layout.format_of(item), layout.format_of(dense)) == (expected, "float32")
         assert (layout.is_compact("item"), layout.is_compact("dense")) == (True, False)

@@ -53,6 +53,18 @@ RATE = {"pisa": 0.005, "actr_bpr": 0.005}
 CITIES = ("nyc", "sin")
 
 
+MOST_EPOCHS = 16
+_READ = (
+    "Made by `python -m benches.session_results`, which goes on where it was stopped. Percent, but for what is "
+    f"fitted; ± is the standard deviation over seeds. Models learn for {MOST_EPOCHS} epochs at most, vectors are "
+    "64 wide: small budgets. What is planted, and PISA's rate and initial scale, were chosen by a few runs of "
+    "seed 0; the others have one setting each. *Repeats* and *explored* are by the training sessions, so that a "
+    "track first heard in a held-out session counts as explored from then on. *ACT-R, live* has a decay of 0.5, "
+    "which is the planted one; fitted by base levels alone it comes out higher (1.2 of seed 0), for it takes on "
+    "what spreading and partial matching do, and ranks the better for that.\n"
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """One line of the results."""
@@ -127,7 +139,7 @@ def _trained(fields: Mapping[str, Any], log: SessionLog, seed: int) -> TrainedSe
     )
     trained = TrainedSessions(blueprint, log)
     trained.start(LocalRows(trained.groups))
-    fit_sessions(trained, log, epochs=16, batch_size=64, patience=3, seed=seed)
+    fit_sessions(trained, log, epochs=MOST_EPOCHS, batch_size=64, patience=3, seed=seed)
     return trained
 
 
@@ -135,8 +147,7 @@ def page(results: Mapping[Trial, Mapping[str, float]], data: Path) -> str:
     """The results as Markdown."""
     parts = [
         "# Sessions: what is recovered, and what is recommended\n",
-        "Made by `python -m benches.session_results`, which goes on where it was stopped. Percent unless said "
-        "otherwise; ± is the standard deviation over seeds.\n",
+        _READ,
         _fit_tables(results),
         f"## Planted sessions\n\n{_said_of_planted()}\n",
         _table(results, "planted"),

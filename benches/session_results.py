@@ -55,13 +55,13 @@ CITIES = ("nyc", "sin")
 
 MOST_EPOCHS = 16
 _READ = (
-    "Made by `python -m benches.session_results`, which goes on where it was stopped. Percent, but for what is fitted; "
-    f"± is the standard deviation over seeds. Models learn for {MOST_EPOCHS} epochs at most, vectors are 64 wide: "
-    "small budgets. What is planted, and PISA's rate and initial scale, were chosen by a few runs of seed 0; the "
-    "others have one setting each. *Repeats* and *explored* are by the training sessions, so that a track first heard "
-    "in a held-out session counts as explored from then on. *ACT-R, live* has a decay of 0.5, which is the planted "
-    "one; fitted by base levels alone it comes out higher (1.2 of seed 0), for it takes on what spreading and partial "
-    "matching do, and ranks the better for that.\n"
+    "Made by `python -m benches.session_results`, which goes on where it was stopped. Percent, but for what is "
+    f"fitted; ± is the standard deviation over seeds. Models learn for {MOST_EPOCHS} epochs at most, vectors are "
+    "64 wide: small budgets. What is planted, and PISA's rate and initial scale, were chosen by a few runs of "
+    "seed 0; the others have one setting each. *Repeats* and *explored* are by the training sessions, so that a "
+    "track first heard in a held-out session counts as explored from then on. *ACT-R, live* has a decay of 0.5, "
+    "which is the planted one; fitted by base levels alone it comes out higher (1.2 of seed 0), for it takes on "
+    "what spreading and partial matching do, and ranks the better for that.\n"
 )
 
 

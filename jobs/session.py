@@ -61,18 +61,16 @@ class SessionSettings:
     beside: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        from recsys.features.declarations import Feature
         from recsys.models.sessions import SIMPLE, build_session_config
         from recsys.rows.optimizers import build_optimizer
         from recsys.sessions.logs import build_plays
-        from recsys.tables import plan_tables
+        from recsys.tables import check_fields
 
         build_plays(self.plays)
         build_session_config(self.session_model)
         for name in ("rows", "first_order", "dense"):
             build_optimizer(getattr(self.optimizer, name), f"optimizer.{name}")
-        track = Feature(name="track", kind="id", source="item.id", num_embeddings=1)
-        plan_tables(self.table, [track], optimizer=build_optimizer(self.optimizer.rows), seed=self.seed)
+        check_fields(self.table)
         if absent := [kind for kind in self.beside if kind not in SIMPLE]:
             raise ConfigError(f"beside={absent[0]!r}: choose of {', '.join(SIMPLE)}")
 

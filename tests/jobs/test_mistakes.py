@@ -141,7 +141,7 @@ def taken_port() -> Iterator[int]:
         (
             "publish",
             ["run=x", "serving.row_format=int4"],
-            ["serving.row_format='int4': give float32 or float16 or int8 or own"],
+            ["serving.row_format='int4': give float32 or float16 or int8"],
         ),
         ("publish", ["run=x", "serving.model=a:b"], ["serving: ", "'a:b'"]),
         (
@@ -151,7 +151,7 @@ def taken_port() -> Iterator[int]:
         ),
         ("prepare", ["data.name=5"], ["data.name=5: give text"]),
         ("submit", ["table=full"], ["job is not given; set job="]),
-        ("submit", ["job=onlin"], ["unknown job 'onlin'; known: demo, lookup, online,"]),
+        ("submit", ["job=onlin"], ["unknown job 'onlin'; known: cluster, demo, lookup, online,"]),
         ("submit", ["job=submit"], ["unknown job 'submit'"]),
         ("submit", ["job=online", "follow=maybe"], ["follow='maybe': give true or false"]),
         ("submit", ["job=online", "address=127.0.0.1:8265"], ["address=127.0.0.1:8265 is no job server's", "http://"]),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.kept_map import KeptIds, KeptMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
 # items 0 and 1 have rows of their own; every seventh user and items from 70 on have no bucket
@@ -17,6 +18,12 @@ MAP = BucketMap(
         "user": Buckets.of(np.where(_USERS % 7 != 6, _USERS % 23, -1), 23),
         "item": Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2),
     },
+).to_json()
+# of ids 0 … 99 every thirteenth has gone; users' rows are narrower than any embedding
+KEPT = KeptMap(
+    method="optembed",
+    data="small",
+    tables={"user": KeptIds.of(_USERS % 13 != 2, 3), "item": KeptIds.of(_USERS % 13 != 2, 8)},
 ).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
@@ -34,5 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "int8": {},
     "graphhash": {"map": MAP},
     "double_graphhash": {"map": MAP},
+    "optembed": {},
+    "pruned": {"map": KEPT},
 }
-OF_KNOWN_IDS = ("full", "mde", "int8")  # those that take 0 … num_embeddings − 1
+OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned")  # those that take none but 0 … num_embeddings − 1

@@ -30,6 +30,8 @@ from recsys.runtime.settings import build_blueprint, build_layout, build_setting
 from recsys.tables import TABLES
 from recsys.tables.bucket_files import write_map
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.kept_files import write_kept
+from recsys.tables.kept_map import KeptIds, KeptMap
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
@@ -65,10 +67,12 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def write_map_of(data: str) -> None:
-    """The map for a data set, where conf/table has it."""
+    """The maps for a data set, where conf/table has them."""
     tables = {"user": Buckets.of(np.arange(40) % 5, 5), "item": Buckets.of(np.arange(40) % 5, 5)}
     made = BucketMap(method="random", data=data, fingerprint="", seed=0, tables=tables)
     write_map(Path("maps/graphhash.safetensors"), made)
+    kept = KeptMap(method="optembed", data=data, tables={"user": KeptIds.of(np.arange(40) % 5 > 0, 4)})
+    write_kept(Path("maps/kept.safetensors"), kept)
 
 
 def options(group: str) -> list[str]:

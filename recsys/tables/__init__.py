@@ -22,7 +22,9 @@ from recsys.tables.hash import Hash, HashPlan
 from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
 from recsys.tables.int8 import Int8, Int8Plan
 from recsys.tables.mde import MDE, MDEPlan
+from recsys.tables.optembed import OptEmbed, OptEmbedPlan
 from recsys.tables.plan import TablePlan
+from recsys.tables.pruned import Pruned, PrunedPlan
 from recsys.tables.robe import Robe, RobePlan
 from recsys.tables.table import Table, TableConfig
 from recsys.tables.tt_rec import TTRec, TTRecPlan
@@ -44,6 +46,8 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "int8": (Int8, Int8Plan),
     "graphhash": (GraphHash, GraphHashPlan),
     "double_graphhash": (DoubleGraphHash, DoubleGraphHashPlan),
+    "optembed": (OptEmbed, OptEmbedPlan),
+    "pruned": (Pruned, PrunedPlan),
 }
 
 
@@ -81,16 +85,18 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str, Any]:
-    """The fields with the bucket map that they name read into them: they build their tables where the file is not.
+    """The fields with the map that they name read into them: they build their tables where the file is not.
 
-    Errors are those of ``bucket_files.read_map``; ``data`` is the data set that the map has to be for.
+    Errors are those of ``read_map`` and ``read_kept``; ``data`` is the data set that the map has to be for.
     """
     path = fields.get("map")
     if not isinstance(path, str):
         return fields
-    from recsys.tables.bucket_files import read_map  # needs safetensors, which serving does without
+    from recsys.tables.bucket_files import read_map  # these need safetensors, which serving does without
+    from recsys.tables.kept_files import read_kept
 
-    return {**fields, "map": read_map(Path(path), data).to_json()}
+    read = read_kept if choose("table", fields, TABLES) == "pruned" else read_map
+    return {**fields, "map": read(Path(path), data).to_json()}
 
 
 def build_table(config: TableConfig) -> Table:

@@ -58,6 +58,9 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 	$(BIN)/python -m benches.joining
 	$(BIN)/python -m benches.online
 
+bench-training: install ## measure training in epochs beside plain torch and TorchRec (5 minutes) -> runs/bench/training.json
+	$(BIN)/python -m benches.training $(ARGS)
+
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 

@@ -1,9 +1,11 @@
-"""Train in epochs on recorded events: ``python -m jobs.train table=unified model=dcnv2``."""
+"""Train in epochs on recorded events or plain examples: ``python -m jobs.train table=unified model=dcnv2``."""
 
-import json
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jobs.launch import job, shown
@@ -12,55 +14,108 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
+    from recsys.models.recommender import Blueprint
     from recsys.rows.store import RowGroup, RowStore
     from recsys.runtime.sections import TrainConfig
-    from recsys.training.fit import Joined
+    from recsys.tabular.prepared import PreparedExamples
+    from recsys.training.epochs import Course
+    from recsys.training.fit import Examples, Joined
+    from recsys.training.keeping import Keeper
     from recsys.training.trainer import Trainer
 
 
 @job("train")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Join, split by time, train, judge on the last part; leave summary.json and a checkpoint in ``folder``.
+    """Train, choose the best by the valid part, judge it on test; leave figures and checkpoints in ``folder``.
 
-    Of an archive, or with ``order=recorded``: predict, then learn all of it as it came.
+    Recorded events are joined and shared out by time; plain examples are read as they were prepared. Of an archive, or
+    with ``order=recorded``: predict, then learn all of it as it came.
     """
     from recsys.fields import build
     from recsys.runtime.sections import TrainConfig
     from recsys.runtime.settings import build_blueprint
 
     settings = build(TrainConfig, config, "")
-    blueprint = build_blueprint(config)
+    prepared = _prepared(settings)
+    blueprint = build_blueprint(config, None if prepared is None else prepared.features)
 
     from rich.console import Console
 
-    from recsys.models.recommender import Recommender
-    from recsys.training.checkpoint import Checkpoint, save_checkpoint
-    from recsys.training.slices import OF, write_seen
-    from recsys.training.trainer import Trainer
-
     console = Console()
+    _write_config(config, folder)
+    if settings.is_in_order:
+        _run_in_order(settings, blueprint, _recorded(settings, folder, console), folder, console)
+    else:
+        parts = _joined_parts(settings, folder, console) if prepared is None else _plain_parts(settings, prepared)
+        _run_in_epochs(settings, blueprint, parts, folder, console)
+
+
+def _prepared(settings: "TrainConfig") -> "PreparedExamples | None":
+    """The prepared folder of plain examples; None where the data set is of events."""
+    from recsys.tabular.prepared import open_examples
+
+    return None if settings.data.examples is None else open_examples(settings.data)
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    """The configuration as it was resolved."""
+    from omegaconf import OmegaConf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+
+
+# --- what is learned
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Examples to learn from, to choose by and to judge by; and what a checkpoint tells of them."""
+
+    train: "Examples"
+    valid: "Examples"
+    test: "Examples"
+    features: dict[str, Any]
+    about: dict[str, Any]
+    seen: "pa.Table | None" = None  # joined examples that were learned: whom an online run would know
+
+    @property
+    def num_examples(self) -> int:
+        """All of them."""
+        return self.train.num_examples + self.valid.num_examples + self.test.num_examples
+
+
+def _plain_parts(settings: "TrainConfig", prepared: "PreparedExamples") -> _Parts:
+    from recsys.features.state import FeatureState
+    from recsys.tabular.batches import ExampleFile
+
+    assert settings.data.examples is not None
+    train, valid, test = (
+        ExampleFile(prepared.file(split), prepared.features, group=settings.data.examples.group)
+        for split in ("train", "valid", "test")
+    )
+    about = {**_about(settings), "time_ms": 0, **prepared.manifest.about}
+    return _Parts(train, valid, test, FeatureState(settings.join.keep_items).to_json(), about)
+
+
+def _joined_parts(settings: "TrainConfig", folder: Path, console: "Console") -> _Parts:
+    from recsys.training.fit import JoinedExamples
+
     recorded = _recorded(settings, folder, console)
-    recommender = Recommender(blueprint)
-    with _rows(settings, recommender.groups, console) as store:
-        trainer = Trainer(recommender, store)
-        trainer.start()
-        learn = _learn_in_order if settings.is_in_order else _learn_shuffled
-        learned, figures = learn(settings, trainer, recorded.examples, console)
-        state = {"features": recorded.features.to_json(), "position": []}
-        about = {"data": settings.data.name, "source": settings.source.kind, "time_ms": recorded.time_ms}
-        rows, num_rows = store.snapshot(), store.num_rows()
-        checkpoint = Checkpoint(blueprint=blueprint, joiners=[state], about=about, rows=rows)
-        save_checkpoint(folder / "checkpoints", checkpoint)
-        summary = {
-            **figures,
-            "examples": recorded.examples.num_rows,
-            "rows": num_rows,
-            "bytes": store.nbytes,
-            "tables": recommender.embeddings.sizes(num_rows),
-        }
-    write_seen(folder / "predictions", {of: learned.column(f"{of}_id").combine_chunks() for of in OF})
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(f"{summary['bytes']:,} bytes; summary in {shown(folder / 'summary.json')}")
+    tables = settings.split.cut(recorded.examples)
+    train, valid, test = (JoinedExamples(table, settings.data.features) for table in tables)
+    about = {**_about(settings), "time_ms": recorded.time_ms}
+    return _Parts(train, valid, test, recorded.features.to_json(), about, seen=tables[0])
+
+
+def _about(settings: "TrainConfig") -> dict[str, Any]:
+    """What a checkpoint says of its run, and a run that goes on must say too."""
+    return {
+        "data": settings.data.name,
+        "source": settings.source.kind,
+        "seed": settings.seed,
+        "max_examples": settings.batch.max_examples,
+    }
 
 
 def _recorded(settings: "TrainConfig", folder: Path, console: "Console") -> "Joined":
@@ -119,65 +174,179 @@ def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]", console: "Conso
             yield WorkerRows(groups, near(shards, groups))
 
 
-def _learn_in_order(
-    settings: "TrainConfig", trainer: "Trainer", examples: "pa.Table", console: "Console"
-) -> tuple["pa.Table", dict[str, Any]]:
-    """Everything as it was recorded, an archive in its very batches: (what was learned, the figures of each epoch)."""
+# --- in epochs
+
+
+def _run_in_epochs(
+    settings: "TrainConfig", blueprint: "Blueprint", parts: _Parts, folder: Path, console: "Console"
+) -> None:
+    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint."""
+    from recsys.models.recommender import Recommender
+    from recsys.training.epochs import Course
+    from recsys.training.fit import evaluate
+    from recsys.training.keeping import Keeper, open_resumed, write_json
+    from recsys.training.trainer import Trainer
+
+    resumed = None if settings.resume is None else open_resumed(settings.resume, blueprint, parts.about)
+    course = Course() if resumed is None else resumed[1]
+    recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
+    with _rows(settings, recommender.groups, console) as store, _progress(console) as on_step:
+        trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
+        if resumed is None:
+            trainer.start()
+        else:
+            store.restore(resumed[0].rows)
+        keeper = Keeper(
+            folder,
+            trainer,
+            monitor=settings.fit.monitor,
+            about=parts.about,
+            features=parts.features,
+            on_step=on_step,
+            say=console.print,
+        )
+        with closing(keeper):
+            course = _fit(settings, trainer, parts, keeper, course)
+            keeper.restore_best()
+            test = evaluate(trainer, parts.test)
+            keeper.checkpoint(course)
+        summary = {
+            "test": test,
+            "valid": course.history,
+            "best_at": course.best_at,
+            "steps": course.num_steps,
+            "steps_clipped": course.num_clipped,
+            "examples": parts.num_examples,
+            "rows": (num_rows := store.num_rows()),
+            "bytes": store.nbytes,
+            "tables": recommender.embeddings.sizes(num_rows),
+            **_of_data(parts),
+        }
+    console.print(f"test AUC {test['auc']:.4f}  logloss {test['logloss']:.4f}  calibration {test['calibration']:.3f}")
+    if parts.seen is not None:
+        _write_seen(parts.seen, folder)
+    write_json(folder / "summary.json", summary)
+    _say_where(summary, folder, console)
+
+
+def _of_data(parts: _Parts) -> dict[str, Any]:
+    """What its preparation knows of the data: the best AUC that can be, or that it is a sample alone."""
+    return {name: parts.about[name] for name in ("best_auc", "sample") if name in parts.about}
+
+
+def _fit(settings: "TrainConfig", trainer: "Trainer", parts: _Parts, keeper: "Keeper", course: "Course") -> "Course":
+    """Until it is over; where it was interrupted, a checkpoint is there to go on from."""
+    from recsys.training.epochs import fit
+
+    with _stopping(keeper) as stopped_by:
+        course = fit(
+            trainer,
+            parts.train,
+            parts.valid,
+            epochs=settings.epochs,
+            batch_size=settings.batch.max_examples,
+            seed=settings.seed,
+            how=settings.fit,
+            watcher=keeper,
+            course=course,
+        )
+    if not course.finished:
+        raise KeyboardInterrupt(*stopped_by)
+    return course
+
+
+@contextmanager
+def _stopping(keeper: "Keeper") -> "Iterator[list[int]]":
+    """Let Ctrl-C and SIGTERM wait for the step that is under way: rows are whole between steps. A second does not."""
+    numbers: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if numbers:
+            raise KeyboardInterrupt(number)
+        numbers.append(number)
+        keeper.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield numbers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(console: "Console") -> "Iterator[Any]":
+    """A bar: what is yielded is told (step, steps)."""
     from rich.progress import Progress
 
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("training", total=None)
+        yield lambda step, steps=None: progress.update(task, completed=step, total=steps)
+
+
+# --- as it was recorded
+
+
+def _run_in_order(
+    settings: "TrainConfig", blueprint: "Blueprint", recorded: "Joined", folder: Path, console: "Console"
+) -> None:
+    """Everything as it came, an archive in its very batches."""
+    from recsys.models.recommender import Recommender
+    from recsys.training.checkpoint import Checkpoint, save_checkpoint
+    from recsys.training.keeping import write_json
+    from recsys.training.trainer import Trainer
+
+    recommender = Recommender(blueprint)
+    with _rows(settings, recommender.groups, console) as store:
+        trainer = Trainer(recommender, store, clip_norm=settings.fit.clip_norm)
+        trainer.start()
+        figures = _learn_in_order(settings, trainer, recorded.examples, console)
+        state = {"features": recorded.features.to_json(), "position": []}
+        about = {**_about(settings), "time_ms": recorded.time_ms}
+        rows = store.snapshot()
+        checkpoint = Checkpoint(blueprint=blueprint, joiners=[state], about=about, rows=rows)
+        save_checkpoint(folder / "checkpoints", checkpoint)
+        summary = {
+            **figures,
+            "examples": recorded.examples.num_rows,
+            "rows": (num_rows := store.num_rows()),
+            "bytes": store.nbytes,
+            "tables": recommender.embeddings.sizes(num_rows),
+        }
+    _write_seen(recorded.examples, folder)
+    write_json(folder / "summary.json", summary)
+    _say_where(summary, folder, console)
+
+
+def _learn_in_order(
+    settings: "TrainConfig", trainer: "Trainer", examples: "pa.Table", console: "Console"
+) -> dict[str, Any]:
+    """The figures of each epoch, predicted before learned."""
     from recsys.training.fit import batches_of, learn_in_order, recorded_batches
 
     history = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("training", total=None)
+    with _progress(console) as on_step:
         for epoch in range(settings.epochs):
             if settings.source.kind == "archive":
                 batches = recorded_batches(examples, trainer.recommender.features)
             else:
                 batches = batches_of(examples, trainer.recommender.features, settings.batch.max_examples)
-            predicted = learn_in_order(trainer, batches, lambda step: progress.update(task, completed=step))
+            predicted = learn_in_order(trainer, batches, on_step)
             history.append({"all": predicted.over_last(1.0), "last_half": predicted.over_last(0.5)})
             auc = history[-1]["last_half"]["auc"]
             console.print(f"epoch {epoch + 1}: AUC of its last half, predicted before learned, {auc:.4f}")
-    return examples, {"progressive": history}
+    return {"progressive": history}
 
 
-def _learn_shuffled(
-    settings: "TrainConfig", trainer: "Trainer", examples: "pa.Table", console: "Console"
-) -> tuple["pa.Table", dict[str, Any]]:
-    """All but the last examples, in epochs, judged on those: (what was learned, the figures)."""
-    from recsys.training.fit import evaluate
+def _write_seen(learned: "pa.Table", folder: Path) -> None:
+    """Whom a run that goes on from this one knows."""
+    from recsys.training.slices import OF, write_seen
 
-    train, valid, test = settings.split.cut(examples)
-    history = _fit(settings, trainer, train, valid, console)
-    result = evaluate(trainer, test)
-    console.print(
-        f"test AUC {result['auc']:.4f}  logloss {result['logloss']:.4f}  calibration {result['calibration']:.3f}"
-    )
-    return train, {"test": result, "valid": history}
+    write_seen(folder / "predictions", {of: learned.column(f"{of}_id").combine_chunks() for of in OF})
 
 
-def _fit(
-    settings: "TrainConfig", trainer: "Trainer", train: Any, valid: Any, console: "Console"
-) -> list[dict[str, float]]:
-    from rich.progress import Progress
-
-    from recsys.training.fit import fit
-
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("training", total=None)
-        return fit(
-            trainer,
-            train,
-            valid,
-            epochs=settings.epochs,
-            batch_size=settings.batch.max_examples,
-            seed=settings.seed,
-            on_step=lambda step, steps: progress.update(task, completed=step, total=steps),
-            on_epoch=lambda epoch, found: console.print(
-                f"epoch {epoch + 1}: valid AUC {found['auc']:.4f}  logloss {found['logloss']:.4f}"
-            ),
-        )
+def _say_where(summary: dict[str, Any], folder: Path, console: "Console") -> None:
+    console.print(f"{summary['bytes']:,} bytes; summary in {shown(folder / 'summary.json')}")
 
 
 if __name__ == "__main__":

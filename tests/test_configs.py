@@ -32,6 +32,7 @@ from recsys.tables.bucket_files import write_map
 from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.kept_files import write_kept
 from recsys.tables.kept_map import KeptIds, KeptMap
+from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_JOBS = ("__init__", "launch", "refusing", "sections")
@@ -79,6 +80,10 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+EXAMPLES = [data for data in options("data") if "examples" in composed("prepare", f"data={data}")["data"]]
+EVENTS = [data for data in options("data") if data not in EXAMPLES]
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_every_job_has_a_config_that_composes(job: str) -> None:
     check(job, composed(job, *NEEDED.get(job, [])))
@@ -105,8 +110,8 @@ def has_history(features: list[dict[str, Any]]) -> bool:
 @pytest.mark.parametrize(
     ("table", "model", "data"),
     [
-        *itertools.product(options("table"), ["deepfm"], options("data")),
-        *itertools.product(["full"], options("model"), options("data")),  # with every table: tests/models
+        *itertools.product(options("table"), ["deepfm"], EVENTS),
+        *itertools.product(["full"], options("model"), EVENTS),  # with every table: tests/models
     ],
 )
 def test_every_table_and_model_builds_with_every_data_set(table: str, model: str, data: str) -> None:
@@ -147,7 +152,19 @@ def test_train_and_online_join_alike() -> None:
     assert train == online
 
 
-@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("data", EXAMPLES)
+def test_sets_of_plain_examples_build(data: str) -> None:
+    """With the sizes that preparing finds, where none are declared; a stream is no place for them."""
+    config = composed("train", f"data={data}")
+    features = build(TrainConfig, config, "").data.features
+    found = sized(features, {feature.name: {"num_ids": 7} for feature in features})
+    blueprint = build_blueprint(config, found)
+    assert len(blueprint.features) == len(features) > 9
+    with pytest.raises(ConfigError, match=f"data set '{data}' is of plain examples"):
+        build_settings(composed("online", f"data={data}"), Path("runs/x"))
+
+
+@pytest.mark.parametrize("data", EVENTS)
 def test_data_configs_declare_features(data: str) -> None:
     said = build(PrepareSettings, composed("prepare", f"data={data}"), "").data
     assert {"user", "item", "liked", "genres", "hour"} <= {feature.name for feature in said.features}
@@ -219,6 +236,9 @@ VARIANTS = [
     ),
     ("cluster", ["num_buckets=9", "interactions=archive", "interactions.folder=runs/x/archive"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
+    *(("train", [f"experiment={experiment}"]) for experiment in options("experiment")),
+    *(("prepare", [f"data={data}"]) for data in EXAMPLES),
+    ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]
 TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["lookup"])}  # ids are either
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.features.declarations import Feature
 from recsys.features.state import FactValues, History, Id
 from recsys.hashing import hash_string
@@ -47,6 +47,11 @@ class Extractor:
         self._by_owner: dict[str, list[tuple[str, str, Encoder]]] = {}
         for feature in features:
             owner, _, name = feature.source.partition(".")
+            if owner == "column":
+                raise ConfigError(
+                    f"feature {feature.name!r} is of {feature.source}: of plain examples; no user's state or item's "
+                    "facts give it: rank with a model of events, or look its embeddings up (jobs.lookup)"
+                )
             self._by_owner.setdefault(owner, []).append((feature.name, name, _encoder(feature)))
         # Facts change rarely and are asked for at every impression: keep what was made of the latest ones.
         self._of_profile: dict[Id, tuple[FactValues, Values]] = {}

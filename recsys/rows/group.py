@@ -6,6 +6,7 @@ has not seen, what has expired, what is evicted first. Step 0 marks a slot witho
 Shape suffixes: N keys asked for, U distinct ones, A absent ones, W row width, S state width.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -226,6 +227,17 @@ class Rows:
         if self._counts_uses:
             self._uses[slots_A] = 0
 
+    def check_retuned(self, group: RowGroup) -> None:
+        """Refuse a group that is not this one but for settings of its optimizer, whose state must stay what it is."""
+        ours, theirs = self.group.optimizer, group.optimizer
+        if replace(group, optimizer=ours) != self.group or theirs.kind != ours.kind or theirs.lazy != ours.lazy:
+            raise ConfigError(f"row group {group.name!r}: {theirs} can not go on with what {ours} has learned")
+
+    def retune(self, group: RowGroup) -> None:
+        """Go on with the group's new optimizer."""
+        self.group, self._update = group, updates.Update(group.optimizer)
+        self._update.prepare(self._num_steps)
+
     # --- who gets a row, and who leaves
 
     def _expire(self, step: int) -> None:
@@ -353,6 +365,7 @@ class Rows:
         steps = np.maximum(snapshot.sequences_U, 1)
         self._steps[slots] = steps
         self._num_steps = snapshot.num_steps
+        self._update.prepare(self._num_steps)  # a row is read, and catches up, before the next push
         if self._update.lazy and snapshot.own_steps_U is not None:
             self._own_steps[slots] = snapshot.own_steps_U
         if self._counts_uses and _USES in snapshot.state:

@@ -73,6 +73,14 @@ class LocalRows(RowStore):
         for name, push in pushes.items():
             self._rows[name].push(push, self._sequence, event_time_ms)
 
+    def retune(self, groups: Sequence[RowGroup]) -> None:
+        """See RowStore.retune."""
+        for group in groups:
+            self._group(group.name).check_retuned(group)
+        for group in groups:
+            self._rows[group.name].retune(group)
+        self.groups = by_name(groups)
+
     @property
     def sequence(self) -> int:
         """The number of the last change."""

@@ -76,7 +76,31 @@ class Cosine:
         return factors_T
 
 
-SCHEDULES: dict[str, Any] = {"warm_up": WarmUp, "exponential": Exponential, "cosine": Cosine}
+@dataclass(frozen=True, kw_only=True)
+class MultiStep:
+    """Multiplied by ``gamma`` after each of the steps ``at`` (torch's MultiStepLR); a plateau adds to them as it comes.
+
+    >>> MultiStep(at=(2, 3), gamma=0.5).factors(np.array([1, 2, 3, 4])).tolist()
+    [1.0, 1.0, 0.5, 0.25]
+    """
+
+    kind: Literal["multi_step"] = "multi_step"
+    at: tuple[Annotated[int, AtLeast(0)], ...]
+    gamma: Annotated[float, Above(0), Between(0, 1)]
+
+    def factors(self, steps_T: Steps) -> Factors:
+        """See Schedule."""
+        passed_T = np.searchsorted(np.sort(self.at), steps_T)
+        factors_T: Factors = self.gamma ** passed_T.astype(np.float64)
+        return factors_T
+
+
+SCHEDULES: dict[str, Any] = {
+    "warm_up": WarmUp,
+    "exponential": Exponential,
+    "cosine": Cosine,
+    "multi_step": MultiStep,
+}
 
 
 def build_schedule(fields: Mapping[str, Any], where: str) -> Schedule:

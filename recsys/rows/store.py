@@ -240,6 +240,15 @@ class RowStore(RowReader):
         where this worker's stream stands after it, is kept with the rows: a cut of the store is one of the streams.
         """
 
+    def retune(self, groups: Sequence[RowGroup]) -> None:
+        """Go on with other learning rates from the next step on: the same groups, but for what their optimizers say.
+
+        ConfigError where this store can not, or an optimizer keeps other state.
+        """
+        raise ConfigError(
+            f"rows in {type(self).__name__} keep their learning rates; use store=local, or a schedule of the optimizer"
+        )
+
     def flush(self) -> None:
         """Return when every push so far has been applied; they are by default."""
 

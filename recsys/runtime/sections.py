@@ -17,6 +17,7 @@ from recsys.fields import Above, AtLeast, Between, NotEmpty, Port
 from recsys.runtime.actors import Placement
 from recsys.streams.security import check_security
 from recsys.training.archive import Archiving
+from recsys.training.epochs import Fitting
 from recsys.training.fit import Splits
 
 Count = Annotated[int, AtLeast(1)]
@@ -236,6 +237,11 @@ class OnlineConfig(LearningConfig):
 
     def __post_init__(self) -> None:
         self.sampling.check_kinds(self.join.actions)
+        if self.data.examples is not None:
+            raise ConfigError(
+                f"data set {self.data.name!r} is of plain examples, which are learned by python -m jobs.train; online, "
+                "choose one of events"
+            )
         if self.source.kind == "archive":
             raise ConfigError(
                 "source.kind=archive: an archive is read by python -m jobs.train source=archive; online, begin with "
@@ -284,8 +290,22 @@ class TrainConfig(LearningConfig):
     batch: EpochBatchSection
     split: Splits
     replay: LimitSection
+    fit: Fitting
+    resume: Path | None
 
     def __post_init__(self) -> None:
+        if self.fit.plateau_factor is not None and self.store.kind != "local":
+            raise ConfigError(
+                f"fit.plateau_factor={self.fit.plateau_factor}: rows on the parameter server keep their learning "
+                "rates; use store=local"
+            )
+        if self.data.examples is not None and (self.source.kind == "archive" or self.order == "recorded"):
+            raise ConfigError(
+                f"data set {self.data.name!r} is of plain examples, which have no order in time; leave out "
+                "order=recorded and source=archive"
+            )
+        if self.resume is not None and self.is_in_order:
+            raise ConfigError(f"resume={self.resume}: what is learned as it was recorded is learned in one go")
         if self.source.kind not in ("parquet", "archive"):
             raise ConfigError(
                 f"source.kind={self.source.kind}: training in epochs reads the prepared files, or an online run's "

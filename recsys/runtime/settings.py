@@ -1,6 +1,6 @@
 """The settings of an online run: a job's YAML, checked and turned into values of the right types."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from recsys.batches.join import JoinConfig
 from recsys.batches.joined import StreamTimes
 from recsys.batches.sampling import Sampler, Sampling
 from recsys.errors import ConfigError
-from recsys.features.declarations import build_features
+from recsys.features.declarations import Feature, build_features
 from recsys.fields import build
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.layout import Layout
@@ -116,13 +116,16 @@ def run_name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}" if folder.name.isdigit() else folder.name
 
 
-def build_blueprint(config: Mapping[str, Any]) -> Blueprint:
-    """The blueprint in a job's YAML, tried out: what can not be built is a ConfigError before anything starts."""
+def build_blueprint(config: Mapping[str, Any], features: Sequence[Feature] | None = None) -> Blueprint:
+    """The blueprint in a job's YAML, tried out: what can not be built is a ConfigError before anything starts.
+
+    ``features`` are given where more is known of them than the YAML says: the sizes that preparing found.
+    """
     optimizer = config["optimizer"]
     for name, fields in optimizer.items():
         build_optimizer(fields, f"optimizer.{name}")
     blueprint = Blueprint(
-        features=build_features(config["data"]["features"]),
+        features=build_features(config["data"]["features"]) if features is None else tuple(features),
         table=with_map(config["table"], config["data"]["name"]),
         model=config["model"],
         optimizer=optimizer["rows"],

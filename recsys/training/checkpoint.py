@@ -57,12 +57,12 @@ class Checkpoint(State):
     rows: Snapshot
 
 
-def save_checkpoint(where: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a whole checkpoint of one process, beside those that are there; errors are those of ``Checkpoints``."""
+def save_checkpoint(where: str | Path, checkpoint: Checkpoint, *, keep: int = 2) -> None:
+    """Write a whole checkpoint of one process, of which ``keep`` stay; errors are those of ``Checkpoints``."""
     check_whole(checkpoint.rows)
     groups = dict(checkpoint.rows.groups)
     dense = groups.pop(DENSE)
-    checkpoints = Checkpoints(where)
+    checkpoints = Checkpoints(where, keep=keep)
     name, folder = checkpoints.begin()
     part = write_part(folder, "part-0", Snapshot(checkpoint.rows.cursor, groups))
     checkpoints.commit(name, [part], dense, checkpoint, None)

@@ -1,6 +1,7 @@
-"""Batch training: the joined examples of a recorded stream, in shuffled epochs, judged on what came later.
+"""The joined examples of a recorded stream: shared out by time to train, valid and test, and cut into batches.
 
-Or in the order in which they were recorded, of an archive with the very batches: what an online run learned, again.
+Or learned in the order in which they were recorded, of an archive with the very batches: what an online run learned,
+again. What trains in epochs is ``epochs``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -81,37 +82,46 @@ def join_recorded(
     return Joined(examples, stream.features, stream.time_ms)
 
 
+class Examples(Protocol):
+    """What is trained or judged on: joined examples, or files of plain ones."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+
+    def batches(self, size: int, *, seed: Sequence[int] | None = None, start: int = 0) -> Iterator[LabelledBatch]:
+        """All in batches of ``size``, from row ``start`` of an order drawn by ``seed``; in their own without."""
+
+
+@dataclass(frozen=True)
+class JoinedExamples:
+    """Joined examples in memory, as Examples."""
+
+    rows: pa.Table
+    features: Sequence[Feature]
+
+    @property
+    def num_examples(self) -> int:
+        """See Examples."""
+        return int(self.rows.num_rows)
+
+    def batches(self, size: int, *, seed: Sequence[int] | None = None, start: int = 0) -> Iterator[LabelledBatch]:
+        """See Examples."""
+        order = None if seed is None else np.random.default_rng(list(seed))
+        return batches_of(self.rows, self.features, size, order, start)
+
+
 def batches_of(
-    examples: pa.Table, features: Sequence[Feature], size: int, order: np.random.Generator | None = None
+    examples: pa.Table,
+    features: Sequence[Feature],
+    size: int,
+    order: np.random.Generator | None = None,
+    start: int = 0,
 ) -> Iterator[LabelledBatch]:
-    """Batches of ``size`` (the last may be smaller); shuffled where ``order`` is given."""
+    """Batches of ``size`` (the last may be smaller) from row ``start`` on; shuffled where ``order`` is given."""
     rows = np.arange(examples.num_rows) if order is None else order.permutation(examples.num_rows)
-    for start in range(0, len(rows), size):
-        yield to_batch(examples.take(rows[start : start + size]), features)
-
-
-def fit(
-    trainer: Trainer,
-    train: pa.Table,
-    valid: pa.Table,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    on_step: Callable[[int, int], None],
-    on_epoch: Callable[[int, dict[str, float]], None],
-) -> list[dict[str, float]]:
-    """Train for some epochs; returns each one's metrics on ``valid``. Callbacks: (step, steps), (epoch, metrics)."""
-    features = trainer.recommender.features
-    steps = epochs * -(-train.num_rows // batch_size)
-    history = []
-    for epoch in range(epochs):
-        order = np.random.default_rng([seed, epoch])
-        for _ in trainer.steps(batches_of(train, features, batch_size, order)):
-            on_step(trainer.num_steps, steps)
-        history.append(evaluate(trainer, valid))
-        on_epoch(epoch, history[-1])
-    return history
+    for at in range(start, len(rows), size):
+        yield to_batch(examples.take(rows[at : at + size]), features)
 
 
 def recorded_batches(archived: pa.Table, features: Sequence[Feature]) -> Iterator[LabelledBatch]:
@@ -135,9 +145,15 @@ def learn_in_order(
     return predicted
 
 
-def evaluate(trainer: Trainer, examples: pa.Table, batch_size: int = 4096) -> dict[str, float]:
-    """AUC, logloss, calibration, … of predictions on ``examples``, learning nothing."""
-    features = trainer.recommender.features
-    scored = [(batch.labels_B, trainer.predict(batch)) for batch in batches_of(examples, features, batch_size)]
-    labels_N, probabilities_N = (np.concatenate(part) for part in zip(*scored, strict=True))
-    return metrics.summary(labels_N, probabilities_N)
+def evaluate(trainer: Trainer, examples: Examples, batch_size: int = 4096) -> dict[str, float]:
+    """AUC, logloss, calibration, … of predictions on ``examples``, learning nothing; with users, their gAUC."""
+    labels, probabilities, users, codes = [], [], [], dict[int | str, int]()
+    for batch in examples.batches(batch_size):
+        labels.append(batch.labels_B)
+        probabilities.append(trainer.predict(batch))
+        users.append(np.array([codes.setdefault(user, len(codes)) for user in batch.user_ids], np.int64))
+    labels_N, probabilities_N, users_N = (np.concatenate(part) for part in (labels, probabilities, users))
+    found = metrics.summary(labels_N, probabilities_N)
+    if len(users_N) == len(labels_N):
+        found["gauc"] = metrics.grouped_auc(labels_N, probabilities_N, users_N)
+    return found

@@ -38,6 +38,29 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | N
     return _auc(labels_N, scores_N, _checked_weights(weights, len(labels_N)))
 
 
+def grouped_auc(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
+    """The AUC within each group, averaged by the groups' weight (their examples); gAUC (Zhu et al. 2017, section 4.2).
+
+    Groups of one class have no AUC and are left out; where that is all of them it is nan.
+
+    >>> grouped_auc([0, 1, 0, 1, 1], [0.1, 0.2, 0.9, 0.8, 0.5], groups=[7, 7, 8, 8, 9])
+    0.5
+    """
+    labels_N, scores_N = _checked(labels, scores)
+    weights_N, groups_N = _checked_weights(weights, len(labels_N)), np.asarray(groups)
+    if groups_N.shape != labels_N.shape:
+        raise DataError(f"groups of shape {groups_N.shape} for {len(labels_N)} labels; give one per example")
+    order_N = np.argsort(groups_N, kind="stable")
+    starts = np.flatnonzero(np.diff(groups_N[order_N], prepend=groups_N[order_N][:1] - 1))
+    found = np.array(
+        [(_auc(labels_N[p], scores_N[p], weights_N[p]), weights_N[p].sum()) for p in np.split(order_N, starts[1:])]
+    )
+    has_both = ~np.isnan(found[:, 0])
+    return float(np.average(found[has_both, 0], weights=found[has_both, 1])) if has_both.any() else math.nan
+
+
 def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Mean binary cross-entropy in nats; probabilities are kept 1.2e-7 away from 0 and 1. No examples: nan.
 

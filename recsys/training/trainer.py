@@ -13,6 +13,8 @@ from recsys.batches.batch import KeepRates, LabelledBatch
 from recsys.hashing import Floats
 from recsys.models.recommender import Planned, Recommender
 from recsys.rows.store import RowStore, StreamPosition
+from recsys.training.clipping import clip
+from recsys.training.plateau import slowed
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,21 @@ class Trainer:
     """Trains a recommender on batches over a row store, wherever its rows live.
 
     ``num_steps`` counts steps. What one draws at random follows from the blueprint's seed, ``worker`` and its number.
+    ``clip_norm`` bounds the norm of a step's gradients; ``num_clipped`` counts the steps that reached it.
     """
 
-    def __init__(self, recommender: Recommender, store: RowStore, *, worker: int = 0, num_steps: int = 0) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        store: RowStore,
+        *,
+        worker: int = 0,
+        num_steps: int = 0,
+        clip_norm: float | None = None,
+    ) -> None:
         self.recommender, self.store = recommender, store
         self.worker, self.num_steps = worker, num_steps
+        self.clip_norm, self.num_clipped = clip_norm, 0
         self._upcoming: Planned | None = None
         self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
 
@@ -57,8 +69,11 @@ class Trainer:
         logits_B, looked = self.recommender(planned, rows)
         loss = self._loss(logits_B, batch)
         loss.backward()
+        gradients = self.recommender.gradients(looked)
+        if self.clip_norm is not None:
+            self.num_clipped += clip(gradients, self.clip_norm)
         self.store.push(
-            self.recommender.gradients(looked),
+            gradients,
             int(batch.times_ms_B.max(initial=0)),
             weight=float(batch.weights_B.sum()),
             position=position,
@@ -66,6 +81,14 @@ class Trainer:
         self.num_steps += 1
         with torch.no_grad():
             return StepResult(torch.sigmoid(logits_B).numpy(), loss.item(), planned.num_unknown)
+
+    def slow_down(self, factor: float) -> None:
+        """Go on at ``factor`` of all learning rates so far; ConfigError where the store can not.
+
+        The rates' course is part of the blueprint from here on, so that a checkpoint goes on by it.
+        """
+        self.recommender = Recommender(slowed(self.recommender.blueprint, self.num_steps, factor))
+        self.store.retune(self.recommender.groups)
 
     def steps(self, batches: Iterable[LabelledBatch]) -> Iterator[StepResult]:
         """A step for each batch, the rows of the next one read meanwhile."""

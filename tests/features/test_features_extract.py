@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.state import NOTHING, FactTable, History
@@ -187,3 +187,8 @@ def test_values_handed_out_belong_to_the_caller() -> None:
     profile = {"age": 30}
     extractor.of_user(1, History(), profile, 0)["more"] = [1]
     assert extractor.of_user(1, History(), profile, 0) == {"age": [30]}
+
+
+def test_columns_are_not_extracted() -> None:
+    with pytest.raises(ConfigError, match=r"feature 'f' is of column\.f: of plain examples"):
+        Extractor([Feature(name="f", kind="id", source="column.f")])

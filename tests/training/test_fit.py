@@ -24,7 +24,8 @@ from recsys.rows.local import LocalRows
 from recsys.streams.memory import Item, MemorySource
 from recsys.streams.partitioner import partition_of
 from recsys.streams.source import Partition
-from recsys.training.fit import Splits, batches_of, evaluate, fit, join_recorded
+from recsys.training.epochs import Course, Fitting, fit
+from recsys.training.fit import JoinedExamples, Splits, batches_of, evaluate, join_recorded
 from recsys.training.trainer import Trainer
 
 NUM_USERS = NUM_ITEMS = 10
@@ -64,18 +65,42 @@ def board(num: int, seed: int = 0, noise: float = 0.1) -> pa.Table:
     return pa.Table.from_batches([to_rows(examples, example_schema(FEATURES), 0).rows])
 
 
+class Told:
+    """A Watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.epochs: list[tuple[int, float, bool]] = []
+
+    def stepped(self, course: Course, steps: int, loss: float) -> None:
+        self.steps.append((course.num_steps, steps))
+
+    def validated(self, course: Course, is_best: bool) -> None:
+        self.epochs.append((course.epoch, course.history[-1]["auc"], is_best))
+
+    def checkpoint(self, course: Course) -> None:
+        pass
+
+    def stops(self) -> bool:
+        return False
+
+
+def joined(table: pa.Table) -> JoinedExamples:
+    return JoinedExamples(table, FEATURES)
+
+
 def run(trainer: Trainer, examples: pa.Table, *, epochs: int = 4, seed: int = 0) -> list[dict[str, float]]:
     train, valid, _ = Splits().cut(examples)
     return fit(
         trainer,
-        train,
-        valid,
+        joined(train),
+        joined(valid),
         epochs=epochs,
         batch_size=64,
         seed=seed,
-        on_step=lambda step, steps: None,
-        on_epoch=lambda epoch, metrics: None,
-    )
+        how=Fitting(),
+        watcher=Told(),
+    ).history
 
 
 # --- fit
@@ -92,32 +117,27 @@ def test_the_same_seed_gives_the_same_metrics_to_the_bit() -> None:
 def test_a_planted_pattern_is_learned() -> None:
     examples = board(3000)
     trainer = trainer_of()
-    before = evaluate(trainer, examples)
+    before = evaluate(trainer, joined(examples))
     assert 0.3 < before["auc"] < 0.7
     history = run(trainer, examples)
     assert history[-1]["auc"] > 0.85  # of 0.9 that the noise allows
     assert history[-1]["logloss"] < before["logloss"]
     assert abs(history[-1]["calibration"] - 1) < 0.15
-    unseen = evaluate(trainer, Splits().cut(examples)[2])
+    unseen = evaluate(trainer, joined(Splits().cut(examples)[2]))
     assert unseen["auc"] > 0.8
 
 
-def test_callbacks_count_steps_and_epochs() -> None:
+def test_the_watcher_counts_steps_and_epochs() -> None:
     train, valid, _ = Splits().cut(board(500))  # 400: 7 batches of 64, the last one smaller
-    steps: list[tuple[int, int]] = []
-    epochs: list[tuple[int, dict[str, float]]] = []
-    history = fit(
-        trainer_of(),
-        train,
-        valid,
-        epochs=3,
-        batch_size=64,
-        seed=0,
-        on_step=lambda step, all_steps: steps.append((step, all_steps)),
-        on_epoch=lambda epoch, metrics: epochs.append((epoch, metrics)),
+    told = Told()
+    course = fit(
+        trainer_of(), joined(train), joined(valid), epochs=3, batch_size=64, seed=0, how=Fitting(), watcher=told
     )
-    assert steps == [(step, 21) for step in range(1, 22)]
-    assert epochs == list(enumerate(history)) and len(history) == 3
+    assert told.steps == [(step, 21) for step in range(1, 22)]
+    aucs = [found["auc"] for found in course.history]
+    best = [auc > max([0.0, *aucs[:at]]) for at, auc in enumerate(aucs)]
+    assert told.epochs == [(at + 1, auc, best[at]) for at, auc in enumerate(aucs)] and len(aucs) == 3
+    assert (course.best, course.best_at, course.finished) == (max(aucs), aucs.index(max(aucs)), True)
 
 
 def test_every_example_once_an_epoch_in_another_order_each() -> None:
@@ -144,7 +164,7 @@ def test_metrics_are_scikit_learns() -> None:
     (batch,) = batches_of(examples, FEATURES, 1000)
     labels_N, probabilities_N = batch.labels_B, trainer.predict(batch).astype(np.float64)
     for batch_size in (64, 4096):
-        found = evaluate(trainer, examples, batch_size)
+        found = evaluate(trainer, joined(examples), batch_size)
         assert found["num_examples"] == 700
         assert found["label_mean"] == pytest.approx(labels_N.mean())
         assert found["auc"] == pytest.approx(roc_auc_score(labels_N, probabilities_N), abs=1e-6)
@@ -159,8 +179,8 @@ def test_evaluating_learns_nothing() -> None:
     trainer, examples = trainer_of(), board(200)
     run(trainer, examples, epochs=1)
     before = trainer.store.snapshot()
-    first = evaluate(trainer, examples)
-    assert evaluate(trainer, examples) == first
+    first = evaluate(trainer, joined(examples))
+    assert evaluate(trainer, joined(examples)) == first
     after = trainer.store.snapshot()
     assert after.cursor == before.cursor
     for name, group in before.groups.items():
@@ -172,7 +192,7 @@ def test_evaluating_is_without_dropout_and_training_with_it() -> None:
     trainer, examples = trainer_of(model={"kind": "deepfm", "hidden_sizes": [16], "dropout": 0.5}), board(300)
     torch.manual_seed(0)
     run(trainer, examples, epochs=1)
-    assert len({evaluate(trainer, examples)["logloss"] for _ in range(5)}) == 1
+    assert len({evaluate(trainer, joined(examples))["logloss"] for _ in range(5)}) == 1
     assert trainer.recommender.training
 
 

@@ -15,6 +15,7 @@ from recsys.training.metrics import (
     ProgressiveMetrics,
     auc,
     calibration,
+    grouped_auc,
     logloss,
     normalized_entropy,
     summary,
@@ -78,6 +79,23 @@ def test_weighted_equal_to_scikit_learn(seed: int) -> None:
     assert logloss(labels, probabilities, weights) == found["logloss"]
     assert calibration(labels, probabilities, weights) == found["calibration"]
     assert normalized_entropy(labels, probabilities, weights) == found["normalized_entropy"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_grouped_auc_is_the_mean_of_the_groups_by_their_weight(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    groups, labels, scores = draw.integers(-3, 9, 200), draw.integers(0, 2, 200), draw.integers(0, 6, 200)
+    labels[groups == 2] = 1  # of one class: left out
+    weights = draw.uniform(0.5, 2, 200)
+    for by in (np.ones(200), weights):
+        found, total = 0.0, 0.0
+        for group in set(groups.tolist()) - {2}:
+            own = groups == group
+            found += by[own].sum() * roc_auc_score(labels[own], scores[own], sample_weight=by[own])
+            total += by[own].sum()
+        assert grouped_auc(labels, scores, groups, by) == pytest.approx(found / total, rel=1e-12)
+    assert math.isnan(grouped_auc([1, 1, 0], [0.1, 0.2, 0.3], [7, 7, 8]))
+    assert math.isnan(grouped_auc([], [], []))
 
 
 def test_a_whole_weight_is_that_many_examples() -> None:

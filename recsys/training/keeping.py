@@ -1,0 +1,149 @@
+"""What a run in epochs leaves in its folder, as it goes.
+
+::
+
+    checkpoints/     where it stands, after each epoch: to go on from; at the end the best weights, to publish
+    best/            the best weights so far
+    tensorboard/     loss by step, metrics by validation
+    metrics.json     each validation
+    curve.png        the same as a picture, at the end
+
+What a run that was killed left is enough to go on from; the picture is drawn when it ends.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError, DataError
+from recsys.models.recommender import Blueprint
+from recsys.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from recsys.training.curve import draw_curve
+from recsys.training.epochs import Course
+from recsys.training.tensorboard import EventFile
+from recsys.training.trainer import Trainer
+
+_STEPS_A_SCALAR = 20
+
+
+class Keeper:
+    """The Watcher of ``epochs.fit`` that writes to a folder. ``about`` and ``features`` are those of a checkpoint.
+
+    ``on_step`` is told (step, steps), ``say`` a line for each validation.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trainer,
+        *,
+        monitor: str,
+        about: Mapping[str, Any],
+        features: Mapping[str, Any],
+        on_step: Callable[[int, int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder, self._trainer, self._monitor = folder, trainer, monitor
+        self._about, self._features = about, features
+        self._on_step, self._say = on_step, say
+        self._events = EventFile(folder / "tensorboard")
+        self._stops = False
+        self._course = Course()  # as it was last heard of
+
+    def stop(self) -> None:
+        """Ask training to stop after the step that is under way."""
+        self._stops = True
+
+    # --- as Watcher
+
+    def stops(self) -> bool:
+        """See Watcher."""
+        return self._stops
+
+    def stepped(self, course: Course, steps: int, loss: float) -> None:
+        """See Watcher."""
+        self._on_step(course.num_steps, steps)
+        if course.num_steps % _STEPS_A_SCALAR == 0:
+            self._events.add(course.num_steps, {"train/loss": loss})
+
+    def validated(self, course: Course, is_best: bool) -> None:
+        """See Watcher."""
+        self._course, found = course, course.history[-1]
+        self._events.add(
+            course.num_steps, {f"valid/{name}": found[name] for name in found if name not in ("epoch", "step")}
+        )
+        if is_best:
+            self._save(self._folder / "best", course, keep=1)
+        write_json(self._folder / "metrics.json", course.history)
+        where = f"epoch {found['epoch']:g}" if course.start == 0 else f"step {found['step']:g}"
+        figures = f"valid AUC {found['auc']:.4f}  logloss {found['logloss']:.4f}"
+        self._say(f"{where}: {figures}{'  best so far' if is_best and len(course.history) > 1 else ''}")
+
+    def checkpoint(self, course: Course) -> None:
+        """See Watcher."""
+        self._save(self._folder / "checkpoints", course, keep=2)
+
+    # --- at the end
+
+    def restore_best(self) -> None:
+        """Put the best weights back into the trainer's store."""
+        self._trainer.store.restore(load_checkpoint(self._folder / "best").rows)
+
+    def close(self) -> None:
+        """Finish the event file, and draw the curve."""
+        self._events.close()
+        if self._course.history:
+            path = self._folder / "curve.png"
+            draw_curve(path, self._course.history, monitor=self._monitor, best_at=self._course.best_at)
+
+    def _save(self, where: Path, course: Course, keep: int) -> None:
+        checkpoint = Checkpoint(
+            blueprint=self._trainer.recommender.blueprint,
+            joiners=[{"features": self._features, "position": []}],
+            about={**self._about, "course": course.to_json()},
+            rows=self._trainer.store.snapshot(),
+        )
+        save_checkpoint(where, checkpoint, keep=keep)
+
+
+def open_resumed(folder: Path, blueprint: Blueprint, about: Mapping[str, Any]) -> tuple[Checkpoint, Course]:
+    """Where a run that was interrupted stands, with its rows.
+
+    DataError where there is nothing to go on from; ConfigError where the run was told something else than this one is:
+    what is trained by the new words would be neither of the two.
+    """
+    if (folder / "summary.json").exists():
+        raise DataError(f"resume={folder}: that run has ended, its figures are in summary.json; begin a new one")
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    if "course" not in checkpoint.about:
+        raise DataError(f"resume={folder}: its checkpoint is none of a run in epochs; jobs.online resumes its own")
+    before, now = _told(checkpoint.blueprint, checkpoint.about), _told(blueprint, about)
+    if different := [name for name in now if before.get(name) != now[name]]:
+        name = different[0]
+        raise ConfigError(
+            f"resume={folder}: {name} was {before.get(name)!r}, and is {now[name]!r} now; give the options that it had"
+        )
+    return checkpoint, Course(**checkpoint.about["course"])
+
+
+def _told(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was told, as JSON has it; schedules grow on the way."""
+    said: dict[str, Any] = json.loads(json.dumps({**blueprint.to_json(), **about}))
+    for optimizer in ("optimizer", "first_order_optimizer", "dense_optimizer"):
+        said[optimizer] = {name: value for name, value in (said[optimizer] or {}).items() if name != "schedule"}
+    return {name: value for name, value in said.items() if name != "course"}
+
+
+def write_json(path: Path, figures: Any) -> None:
+    """Figures as JSON; what is not a number there is null."""
+    path.write_text(json.dumps(_known(figures), indent=2) + "\n", encoding="utf-8")
+
+
+def _known(figures: Any) -> Any:
+    if isinstance(figures, Mapping):
+        return {name: _known(value) for name, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [_known(value) for value in figures]
+    return None if isinstance(figures, float) and math.isnan(figures) else figures

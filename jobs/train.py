@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from recsys.models.recommender import Blueprint
-    from recsys.rows.store import RowGroup, RowStore
+    from recsys.rows.store import RowGroup, RowStore, Snapshot
     from recsys.runtime.sections import TrainConfig
     from recsys.tabular.prepared import PreparedExamples
     from recsys.training.epochs import Course
@@ -186,16 +186,18 @@ def _run_in_stages(
     """What the table's kind goes through before it is served; where the run goes on, so does each stage."""
     from recsys.training.checkpoint import Checkpoints
     from recsys.training.keeping import check_told, check_unfinished
-    from recsys.training.stages import Work, run_stages
+    from recsys.training.stage import Work
+    from recsys.training.stages import run_stages
 
-    def train(blueprint: "Blueprint", within: Path) -> None:
+    def train(blueprint: "Blueprint", within: Path, start: "Snapshot | None" = None) -> None:
         checkpoints = Checkpoints(within / "checkpoints")
         begun = settings.resume is not None and bool(checkpoints.names())
         if begun and within != folder and (within / "summary.json").exists():
             check_told(within, checkpoints.load_state()[0], blueprint, parts.about)
             console.print(f"it has ended: {shown(within)} is read")
         else:
-            _run_in_epochs(replace(settings, resume=within if begun else None), blueprint, parts, within, console)
+            told = replace(settings, resume=within if begun else None)
+            _run_in_epochs(told, blueprint, parts, within, console, start)
 
     if settings.resume is not None:
         check_unfinished(folder)
@@ -205,9 +207,17 @@ def _run_in_stages(
 
 
 def _run_in_epochs(
-    settings: "TrainConfig", blueprint: "Blueprint", parts: _Parts, folder: Path, console: "Console"
+    settings: "TrainConfig",
+    blueprint: "Blueprint",
+    parts: _Parts,
+    folder: Path,
+    console: "Console",
+    start: "Snapshot | None" = None,
 ) -> None:
-    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint."""
+    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint.
+
+    A new run begins from ``start`` where that is given.
+    """
     from recsys.models.recommender import Recommender
     from recsys.training.epochs import Course
     from recsys.training.fit import evaluate
@@ -220,10 +230,12 @@ def _run_in_epochs(
     recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
     with _rows(settings, recommender.groups, console) as store, _progress(console) as on_step:
         trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
-        if resumed is None:
-            trainer.start()
-        else:
+        if resumed is not None:
             store.restore(resumed[0].rows)
+        elif start is not None:
+            store.restore(start)
+        else:
+            trainer.start()
         keeper = Keeper(
             folder,
             trainer,

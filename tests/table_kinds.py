@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.kept_map import KeptIds, KeptMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
@@ -25,6 +26,12 @@ KEPT = KeptMap(
     data="small",
     tables={"user": KeptIds.of(_USERS % 13 != 2, 3), "item": KeptIds.of(_USERS % 13 != 2, 8)},
 ).to_json()
+_DRAWN = np.random.default_rng(0).integers(0, 16, (2, 100, 2))
+CODES = CodeMap(
+    method="dpq",
+    data="small",
+    tables={"user": IdCodes.of(_DRAWN[0], 16), "item": IdCodes.of(_DRAWN[1], 16)},
+).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 20},
@@ -43,5 +50,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "double_graphhash": {"map": MAP},
     "optembed": {},
     "pruned": {"map": KEPT},
+    "dpq": {"num_subspaces": 2, "num_centroids": 16},
+    "codes": {"map": CODES},
 }
-OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned")  # those that take none but 0 … num_embeddings − 1
+# those that take none but 0 … num_embeddings − 1
+OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes")

@@ -1,7 +1,7 @@
 """``optembed``: thresholds that prune rows while they are trained, widths drawn at random (OptEmbed, Lyu et al. 2022).
 
-This is the supernet. A row whose norm is not above its table's threshold t reads zeros (§3.2); in training each
-example reads the first i of D numbers, i drawn anew, so that every width is trained (§3.3). What is pruned, and which
+This is the supernet. A row whose norm is not above its table's threshold t reads zeros; in training each
+example reads the first i of D numbers, i drawn anew, so that every width is trained. What is pruned, and which
 width each table needs, is decided after training (``recsys.training.stages``); what is retrained and served is the kind
 ``pruned``.
 
@@ -33,7 +33,7 @@ Norm = Literal["l1", "l2"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evolution:
-    """How widths are searched (OptEmbed §3.3): ``generations`` of ``mutations`` and ``crossovers`` candidates.
+    """How widths are searched (OptEmbed): ``generations`` of ``mutations`` and ``crossovers`` candidates.
 
     Those come of the best ``parents`` of the generation before; ``mutation_probability`` is that of each width.
     """
@@ -135,7 +135,7 @@ class OptEmbed(Table):
         self._step_seed, self._threshold_1 = seed, torch.zeros(0)
 
     def drawn(self, feature: str, num_examples: int) -> Tensor | None:
-        """See Table.drawn: the first i + 1 of D numbers, i uniform in 0 … D − 1 (§3.3)."""
+        """See Table.drawn: the first i + 1 of D numbers, i uniform in 0 … D − 1."""
         if not (self.training and self.prunes) or self._step_seed is None:
             return None
         width = self.config.embedding_dim
@@ -168,7 +168,7 @@ class OptEmbed(Table):
         return inside_N & self._is_kept_N[torch.where(inside_N, ids_N, 0)]
 
     def penalty(self) -> Tensor:
-        """See Table.penalty: α exp(−t), of the threshold that this step read (§3.2)."""
+        """See Table.penalty: α exp(−t), of the threshold that this step read."""
         return self._alpha * torch.exp(-self._threshold_1).sum()
 
     def _norms(self, rows_ND: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def long_tailed_step(excess_N: Tensor) -> Tensor:
 
 
 def long_tailed_slope(excess_N: Tensor) -> Tensor:
-    """2 − 4|x| up to 0.4, then 0.4 up to 1, then 0: in place of a step's derivative (OptEmbed §3.2).
+    """2 − 4|x| up to 0.4, then 0.4 up to 1, then 0: in place of a step's derivative (OptEmbed).
 
     >>> long_tailed_slope(torch.tensor([0.0, -0.1, 0.4, 0.41, 1.0, 1.01])).tolist()
     [2.0, 1.600000023841858, 0.3999999761581421, 0.4000000059604645, 0.4000000059604645, 0.0]

@@ -1,7 +1,7 @@
 """``pruned``: rows of the ids that a map keeps, each table's of a width of its own (what OptEmbed retrains and serves).
 
 An id that is not kept is unknown: its bag goes without it, and reads zeros where nothing else is in it. Rows are keyed
-by id, so they start from the very values that they had before anything was pruned (OptEmbed §3.4, the lottery ticket).
+by id, so they start from the very values that they had before anything was pruned (OptEmbed, after the lottery ticket).
 
 Shape suffixes: N ids, K keys an id, W row width, D embedding dimension.
 """
@@ -66,9 +66,9 @@ class PrunedPlan(TablePlan):
             raise ConfigError("table.map is not given (kind=pruned); python -m jobs.train table=optembed makes one")
         if isinstance(self.map, Mapping):
             return KeptMap.from_json(self.map)
-        from recsys.tables.kept_files import read_kept  # needs safetensors, which serving does without
+        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
 
-        return read_kept(self.map)
+        return read_id_map(self.map, KeptMap)
 
 
 class Pruned(Table):

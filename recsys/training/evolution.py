@@ -1,4 +1,4 @@
-"""Evolutionary search over tuples of whole numbers (OptEmbed §3.3, after single-path one-shot search).
+"""Evolutionary search over tuples of whole numbers (OptEmbed, after single-path one-shot search).
 
 A candidate is a tuple: nothing that is made of a parent can change it. Scores are kept by candidate, each is found
 once, and the best of all that were ever scored is what is returned, so that scoring it again gives its score. What a

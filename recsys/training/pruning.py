@@ -1,4 +1,4 @@
-"""What a trained supernet keeps, and how good it is at given widths (OptEmbed §3.2 and §3.3).
+"""What a trained supernet keeps, and how good it is at given widths (OptEmbed).
 
 Shape suffixes: N ids of a table, D embedding dimension.
 """

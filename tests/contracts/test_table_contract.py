@@ -32,7 +32,7 @@ from recsys.training.trainer import Trainer
 # fields of a table whose addresses read the same rows before a push and after it
 STILL: dict[str, dict[str, Any]] = {"frequency": {"occurrences": 255}}
 # their gradients are by design not those of their values: tested by the papers' formulas in tests/tables
-ESTIMATED = {"optembed"}
+ESTIMATED = {"optembed", "dpq"}
 # others reach their size at the end of their stages: tests/training/test_stages.py
 OF_ONE_STAGE = [kind for kind, (table, _) in TABLES.items() if not table.stages]
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,6 +371,7 @@ def test_bytes_in_training_are_those_that_a_store_holds(kind: str) -> None:
             assert 0 <= beyond <= CollisionlessIndex().nbytes * growing + 200 * len(table.groups)
 
 
+@pytest.mark.parametrize("kind", OF_ONE_STAGE)
 def test_bytes_in_serving_are_those_of_the_published_rows(kind: str) -> None:
     layout = Layout(model="m", run="r")
     for config in plan(kind):

@@ -1,4 +1,4 @@
-"""The supernet by its formulas (OptEmbed §3), and what is left of it: rows of kept ids at kept widths."""
+"""The supernet by its formulas (OptEmbed), and what is left of it: rows of kept ids at kept widths."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import SGD
 from recsys.tables import build_table, plan_tables, with_map
 from recsys.tables.embeddings import Embeddings
-from recsys.tables.kept_files import read_kept, write_kept
+from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.tables.kept_map import KeptIds, KeptMap
 from recsys.tables.optembed import OptEmbed, long_tailed_slope, long_tailed_step
 from recsys.tables.table import Table
@@ -175,7 +175,7 @@ def pruned(**fields: Any) -> list[Any]:
 
 
 def test_kept_rows_start_from_what_the_supernet_started_from() -> None:
-    """OptEmbed §3.4: retrained from the initial values, of which no snapshot is needed."""
+    """OptEmbed: retrained from the initial values, of which no snapshot is needed."""
     keys = np.array([0, 3, 48])
     (group,), (before, _) = build_table(pruned()[0]).groups, supernet().groups
     assert group.name == before.name and group.seed == before.seed
@@ -213,17 +213,17 @@ def test_bytes_are_rows_keys_and_one_map() -> None:
 
 def test_a_map_survives_its_file_and_json_and_nothing_else(tmp_path: Any) -> None:
     path = tmp_path / "maps" / "kept.safetensors"
-    write_kept(path, kept_map())
-    assert read_kept(path, "d").to_json() == kept_map().to_json()
+    write_id_map(path, kept_map())
+    assert read_id_map(path, KeptMap, "d").to_json() == kept_map().to_json()
     fields = with_map({"kind": "pruned", "map": str(path)}, "d")
     assert fields["map"] == kept_map().to_json()
     with pytest.raises(ConfigError, match="was made for data set 'd', not 'other'"):
-        read_kept(path, "other")
+        read_id_map(path, KeptMap, "other")
     with pytest.raises(ConfigError, match="there is no such file"):
-        read_kept(tmp_path / "none")
+        read_id_map(tmp_path / "none", KeptMap)
     changed = {**kept_map().to_json(), "data": "other"}
     with pytest.raises(DataError, match="its checksum differs"):
         KeptMap.from_json(changed)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match="is no map of kept ids"):
-        read_kept(path)
+    with pytest.raises(DataError, match="is no map of this kind"):
+        read_id_map(path, KeptMap)

@@ -1,4 +1,4 @@
-"""OptEmbed from supernet to what is served: what is pruned and why, stages that go on, and what is refused."""
+"""OptEmbed and DPQ from their first stage to what is served: stages that go on, and what is refused."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +15,19 @@ from recsys.errors import ConfigError, DataError
 from recsys.features.declarations import Feature
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
+from recsys.rows.store import Snapshot
 from recsys.tables import TABLES
-from recsys.tables.kept_files import read_kept
+from recsys.tables.code_map import CodeMap
+from recsys.tables.id_files import read_id_map
+from recsys.tables.kept_map import KeptMap
 from recsys.training.checkpoint import load_checkpoint
+from recsys.training.dpq_stages import coded_blueprint, start_of
 from recsys.training.epochs import Course, Fitting, fit
 from recsys.training.fit import evaluate
 from recsys.training.keeping import Keeper, write_json
 from recsys.training.pruning import Fitness, kept_flags, kept_share
-from recsys.training.stages import STAGES, Work, run_stages, stage_folder
+from recsys.training.stage import Work, stage_folder, trained
+from recsys.training.stages import STAGES, run_stages
 from recsys.training.trainer import Trainer
 
 NUM_USERS, NUM_ITEMS, DIM = 60, 300, 6
@@ -94,15 +99,15 @@ def blueprint(rows: dict[str, Any] = DECAYING, **table: Any) -> Blueprint:
 
 def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[Work, list[str]]:
     """Stages over planted examples, and the folders in which a run was trained."""
-    trained: list[str] = []
+    folders: list[str] = []
 
-    def train(blueprint: Blueprint, within: Path) -> None:
+    def train(blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
         if (within / "summary.json").exists():
             return
-        trained.append(within.name)
+        folders.append(within.name)
         recommender = Recommender(blueprint)
         trainer = Trainer(recommender, LocalRows(recommender.groups))
-        trainer.start()
+        trainer.store.restore(recommender.start_state() if start is None else start)
         keeper = Keeper(
             within,
             trainer,
@@ -119,25 +124,21 @@ def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tup
             keeper.checkpoint(course)
         write_json(within / "summary.json", {"valid": course.history})
 
-    return Work(folder=folder, data="planted", valid=VALID, train=train, say=say), trained
+    return Work(folder=folder, data="planted", valid=VALID, train=train, say=say), folders
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages."""
     folder = tmp_path_factory.mktemp("whole")
-    work, trained = work_in(folder)
+    work, folders = work_in(folder)
     run_stages(work, blueprint())
-    assert trained == ["supernet", folder.name]
+    assert folders == ["supernet", folder.name]
     return folder
 
 
 def trained_supernet(folder: Path) -> tuple[Recommender, LocalRows]:
-    checkpoint = load_checkpoint(stage_folder(folder, "supernet") / "checkpoints")
-    recommender = Recommender(checkpoint.blueprint)
-    store = LocalRows(recommender.groups)
-    store.restore(checkpoint.rows)
-    return recommender, store
+    return trained(stage_folder(folder, "supernet"))
 
 
 def test_every_stage_that_a_kind_declares_is_there() -> None:
@@ -176,7 +177,7 @@ def test_the_chosen_widths_score_what_was_written(whole: Path) -> None:
     assert fitness(tuple(best)) == score == saved["history"][-1]
     assert fitness((1, 1)) == fitness((1, 1)) < score
     assert saved["history"] == sorted(saved["history"])
-    found = read_kept(stage_folder(whole, "search") / "kept.safetensors")
+    found = read_id_map(stage_folder(whole, "search") / "kept.safetensors", KeptMap)
     assert [table.width for table in found.tables.values()] == best
     assert found.num_weights == sum(int(kept[name].sum()) * width for name, width in zip(kept, best, strict=True))
 
@@ -198,16 +199,16 @@ def test_a_search_that_is_stopped_goes_on_and_ends_as_if_it_had_not(whole: Path,
         if line.startswith("generation 2"):
             raise KeyboardInterrupt
 
-    work, trained = work_in(tmp_path, stopping)
+    work, folders = work_in(tmp_path, stopping)
     with pytest.raises(KeyboardInterrupt):
         run_stages(work, blueprint())
-    assert trained == ["supernet"]
+    assert folders == ["supernet"]
     found = stage_folder(tmp_path, "search") / "kept.safetensors"
     assert not found.exists()
 
-    work, trained = work_in(tmp_path)
+    work, folders = work_in(tmp_path)
     run_stages(work, blueprint())
-    assert trained == [tmp_path.name]  # the supernet was read
+    assert folders == [tmp_path.name]  # the supernet was read
     assert found.read_bytes() == (stage_folder(whole, "search") / "kept.safetensors").read_bytes()
     expected, again = (load_checkpoint(folder / "checkpoints").rows for folder in (whole, tmp_path))
     np.testing.assert_array_equal(again.groups["item"].rows_UW, expected.groups["item"].rows_UW)
@@ -256,8 +257,70 @@ def test_a_threshold_that_is_no_number_is_refused(whole: Path) -> None:
 
 
 def test_a_model_without_embeddings_has_nothing_to_prune(tmp_path: Path) -> None:
-    work, trained = work_in(tmp_path)
+    work, folders = work_in(tmp_path)
     linear = replace(blueprint(), model={"kind": "lr"})
     with pytest.raises(ConfigError, match="model 'lr' has no embeddings to prune"):
         run_stages(work, linear)
-    assert not trained
+    assert not folders
+
+
+# --- DPQ
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages."""
+    folder = tmp_path_factory.mktemp("quantised")
+    work, folders = work_in(folder)
+    run_stages(work, coded())
+    assert folders == ["queries", folder.name]
+    return folder
+
+
+def coded() -> Blueprint:
+    table = {"kind": "dpq", "embedding_dim": DIM, "initial_scale": 0.05, "num_subspaces": 3, "num_centroids": 16}
+    return replace(blueprint(), table=table, optimizer={"kind": "adam", "learning_rate": 0.01})
+
+
+def test_codes_of_all_ids_give_what_the_queries_gave(quantised: Path) -> None:
+    """Untrained ids, too: their initial rows have codes."""
+    queries, store = trained(stage_folder(quantised, "queries"))
+    queries.load_dense(store.pull(queries.dense_keys))
+    made = read_id_map(stage_folder(quantised, "codes") / "codes.safetensors", CodeMap)
+    start = start_of(coded_blueprint(coded(), made), stage_folder(quantised, "queries"))
+    recommender = Recommender(coded_blueprint(coded(), made))
+    begun = LocalRows(recommender.groups)
+    begun.restore(start)
+    recommender.load_dense(begun.pull(recommender.dense_keys))
+    ids_N = np.arange(NUM_ITEMS)
+    expected = queries.embeddings.embed("item", "item", ids_N, store).detach()
+    found = recommender.embeddings.embed("item", "item", ids_N, begun).detach()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    batch = next(VALID.batches(500))
+    np.testing.assert_allclose(recommender.predict(batch, begun), queries.predict(batch, store), rtol=0, atol=1e-5)
+
+
+def test_what_is_served_is_small_and_as_good(quantised: Path) -> None:
+    recommender, store = trained(quantised)
+    assert recommender.blueprint.table["kind"] == "codes"
+    assert sorted(recommender.embeddings.groups) == ["item.first_order", "user.first_order"]
+    queries, before = trained(stage_folder(quantised, "queries"))
+    auc = evaluate(Trainer(recommender, store), VALID)["auc"]
+    assert auc > 0.85 and auc > evaluate(Trainer(queries, before), VALID)["auc"] - 0.01
+    sizes = {name: table.nbytes("serving") for name, table in recommender.embeddings.tables.items()}
+    assert sizes["item"].maps == NUM_ITEMS * 3 * 4 // 8 + 8 and sizes["item"].dense == 4 * DIM * 16
+    assert {name: size.total for name, size in sizes.items()} == {
+        name: table.nbytes("serving").total for name, table in queries.embeddings.tables.items()
+    }
+
+
+def test_a_finished_stage_is_read(quantised: Path, tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    for name in ("queries", "codes"):
+        stage_folder(tmp_path, name).symlink_to(stage_folder(quantised, name))
+    work, folders = work_in(tmp_path)
+    run_stages(work, coded())
+    assert folders == [tmp_path.name]
+    expected, again = (load_checkpoint(folder / "checkpoints").rows for folder in (quantised, tmp_path))
+    for name, group in expected.groups.items():
+        np.testing.assert_array_equal(again.groups[name].rows_UW, group.rows_UW)

@@ -30,7 +30,12 @@ class KeptIds:
         if width < 1:
             raise DataError(f"rows of width {width} can not be; a width is 1 or more")
         self.packed, self.width = packed, width
-        self.num_kept = int(packed.at(np.arange(packed.num_codes, dtype=np.int64)).sum())
+        padded = np.zeros(-(-len(packed.data) // 8) * 8, np.uint8)
+        padded[: len(packed.data)] = packed.data
+        self._words = padded.view("<u8")
+        counts = np.bitwise_count(self._words).astype(np.int32)
+        self._before = np.cumsum(counts, dtype=np.int32) - counts  # kept ids before those of each word
+        self.num_kept = int(counts.sum())
 
     @classmethod
     def of(cls, is_kept_N: Bools, width: int) -> "KeptIds":
@@ -44,8 +49,18 @@ class KeptIds:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return self.packed.nbytes
+        """Bytes held: a bit an id, and a count for every 64."""
+        return self.packed.nbytes + self._before.nbytes
+
+    def ranks(self, ids_N: Keys) -> Keys:
+        """How many kept ids there are below each of some ids of [0, num_ids), int64 (N,).
+
+        >>> KeptIds.of(np.array([True, False, True, True]), width=1).ranks(np.array([0, 2, 3])).tolist()
+        [0, 1, 2]
+        """
+        words_N, bits_N = ids_N >> 6, (ids_N & 63).astype(np.uint64)
+        below_N = self._words[words_N] & ((np.uint64(1) << bits_N) - np.uint64(1))
+        return self._before[words_N] + np.bitwise_count(below_N).astype(np.int64)
 
     def holds(self, ids_N: Keys) -> Bools:
         """Which ids stay, bool (N,); none outside."""

@@ -2,6 +2,7 @@
 
 An id that is not kept is unknown: its bag goes without it, and reads zeros where nothing else is in it. Rows are keyed
 by id, so they start from the very values that they had before anything was pruned (OptEmbed, after the lottery ticket).
+A companion starts from zero, whatever its keys are: its rows lie one after the other, and need none.
 
 Shape suffixes: N ids, K keys an id, W row width, D embedding dimension.
 """
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -72,7 +74,7 @@ class PrunedPlan(TablePlan):
 
 
 class Pruned(Table):
-    """The id is the key of its row; zeros follow after its width."""
+    """The id is the key of its row, of a companion how many kept ids are below it; zeros follow after a row's width."""
 
     streams = False
     linear = True
@@ -81,10 +83,11 @@ class Pruned(Table):
         super().__init__(config)
         self._kept, self._borrows = config.kept, config.borrows
         self.id_range = f"the {config.kept.num_kept} ids of [0, {config.kept.num_ids}) that are kept"
-        self.groups = (config.row_group(width=config.row_width, num_rows=None),)
+        num_rows = max(1, config.kept.num_kept) if config.borrows else None
+        self.groups = (config.row_group(width=config.row_width, num_rows=num_rows),)
 
     def map_bytes(self, form: Form) -> int:
-        """See Table.map_bytes: a bit an id, once for a table and its companion."""
+        """See Table.map_bytes: a good bit an id, once for a table and its companion."""
         return 0 if self._borrows else self._kept.nbytes
 
     def nbytes(self, form: Form, num_rows: Mapping[str, int] | None = None) -> Bytes:
@@ -93,7 +96,11 @@ class Pruned(Table):
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""
-        return {self.config.name: ids_N[:, None]}
+        if not self._borrows:
+            return {self.config.name: ids_N[:, None]}
+        ids = np.where(self._kept.holds(ids_N.numpy()), ids_N.numpy(), 0)  # others are left out of their bags before
+        keys_N = np.minimum(self._kept.ranks(ids), max(0, self._kept.num_kept - 1))
+        return {self.config.name: torch.from_numpy(keys_N)[:, None]}
 
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """See Table.compose."""

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recsys.batches.batch import Bag
@@ -203,12 +205,27 @@ def test_bytes_are_rows_keys_and_one_map() -> None:
     (config,) = pruned()
     narrow = build_table(config.narrowed(SGD(learning_rate=1.0)))
     found = build_table(config).nbytes("serving")
-    assert (found.rows, found.maps) == (
-        17 * 3 * 4,
-        17 * 8 + 7 + 8,
-    )  # 50 bits, and room to read them eight bytes at once
-    assert (narrow.nbytes("serving").rows, narrow.nbytes("serving").maps) == (17 * 4, 17 * 8)
+    bits, counts = 7 + 8, 2 * 4  # 50 bits, and room to read eight bytes; a count for every 64 of those
+    assert (found.rows, found.maps) == (17 * 3 * 4, 17 * 8 + bits + counts)
+    assert (narrow.nbytes("serving").rows, narrow.nbytes("serving").maps) == (17 * 4, 0)
     assert kept_map().num_weights == 51 and kept_map().sparsity == pytest.approx(1 - 17 / 50)
+
+
+@given(st.lists(st.booleans(), max_size=300))
+def test_ranks_count_the_kept_ids_below(flags: list[bool]) -> None:
+    kept = KeptIds.of(np.array(flags, np.bool_), 1)
+    ids = np.flatnonzero(flags).astype(np.int64)
+    assert kept.num_kept == len(ids)
+    assert kept.ranks(ids).tolist() == list(range(len(ids)))
+    assert kept.holds(np.arange(-2, len(flags) + 2)).tolist() == [False, False, *flags, False, False]
+
+
+def test_a_companion_has_a_row_of_each_kept_id_one_after_the_other() -> None:
+    (config,) = pruned()
+    table = build_table(config.narrowed(SGD(learning_rate=1.0)))
+    (group,) = table.groups
+    assert group.num_rows == 17
+    assert table.address("item", torch.tensor([0, 3, 48]))[group.name].tolist() == [[0], [1], [16]]
 
 
 def test_a_map_survives_its_file_and_json_and_nothing_else(tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ from recsys.rows.store import RowReader, Snapshot
 from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.dpq import DPQ
 from recsys.tables.id_files import read_id_map, write_id_map
-from recsys.training.stage import Work, stage_folder, trained
+from recsys.training.stage import Work, digest_of, stage_folder, trained
 
 _IDS_PER_PULL = 1 << 16
 
@@ -28,14 +28,15 @@ def queries(work: Work, blueprint: Blueprint) -> Blueprint:
 
 def codes(work: Work, blueprint: Blueprint) -> Blueprint:
     """The nearest centroids of every id's query, whether an example had the id or not."""
-    found = stage_folder(work.folder, "codes") / "codes.safetensors"
-    if found.exists():
+    found, before = stage_folder(work.folder, "codes") / "codes.safetensors", stage_folder(work.folder, "queries")
+    method = f"dpq, of queries {digest_of(before)}"
+    if found.exists() and (made := read_id_map(found, CodeMap, work.data)).method == method:
         work.say(f"it has ended: {found} is read")
-        return coded_blueprint(blueprint, read_id_map(found, CodeMap, work.data))
-    recommender, store = trained(stage_folder(work.folder, "queries"))
+        return coded_blueprint(blueprint, made)
+    recommender, store = trained(before)
     recommender.load_dense(store.pull(recommender.dense_keys))
-    tables = {name: _codes_of(table, store) for name, table in quantizing_tables(recommender).items()}
-    made = CodeMap(method="dpq", data=work.data, tables=tables)
+    tables = {name: codes_of(table, store) for name, table in quantizing_tables(recommender).items()}
+    made = CodeMap(method=method, data=work.data, tables=tables)
     write_id_map(found, made)
     return coded_blueprint(blueprint, made)
 
@@ -74,7 +75,8 @@ def start_of(blueprint: Blueprint, before: Path) -> Snapshot:
 
 
 @torch.no_grad()
-def _codes_of(table: DPQ, store: RowReader) -> IdCodes:
+def codes_of(table: DPQ, store: RowReader) -> IdCodes:
+    """The codes of all ids of a table; DataError where its codebooks have numbers that are none."""
     if not torch.isfinite(table.codebooks).all():
         raise DataError(
             f"the codebooks of table {table.config.name!r} have numbers that are none: training diverged; lower the "

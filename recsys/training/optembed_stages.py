@@ -1,6 +1,5 @@
 """OptEmbed's stages: the supernet is trained, widths are searched, what is left is retrained."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from recsys.tables.optembed import OptEmbedPlan
 from recsys.training.evolution import Searched, evolve
 from recsys.training.keeping import first_difference, write_json
 from recsys.training.pruning import Fitness, kept_flags, kept_map, pruned_blueprint, pruning_tables, search_space
-from recsys.training.stage import Work, stage_folder, trained
+from recsys.training.stage import Work, digest_of, stage_folder, trained
 
 
 def supernet(work: Work, blueprint: Blueprint) -> Blueprint:
@@ -66,13 +65,8 @@ def retrain(work: Work, blueprint: Blueprint) -> Blueprint:
 def _told(blueprint: Blueprint, before: Path) -> dict[str, Any]:
     """What a search follows from."""
     plan = build(OptEmbedPlan, blueprint.table, "table")
-    return {
-        "search": asdict(plan.search),
-        "compression": plan.compression,
-        "budget": plan.budget,
-        "seed": blueprint.seed,
-        "supernet": hashlib.sha256((before / "summary.json").read_bytes()).hexdigest(),
-    }
+    table = {"search": asdict(plan.search), "compression": plan.compression, "budget": plan.budget}
+    return {"table": table, "seed": blueprint.seed, "supernet": digest_of(before)}
 
 
 def _begun(path: Path, told: Mapping[str, Any]) -> Searched | None:
@@ -86,7 +80,7 @@ def _begun(path: Path, told: Mapping[str, Any]) -> Searched | None:
         raise DataError(f"{path} is no state of a search ({error}); remove it, and search anew") from error
     if different := first_difference(before, told):
         name, was, now = different
-        raise ConfigError(f"{path}: table.{name} was {was!r}, and is {now!r} now; give the options that it had")
+        raise ConfigError(f"{path}: {name} was {was!r}, and is {now!r} now; give the options that it had")
     return searched
 
 

@@ -1,5 +1,6 @@
 """What the stages of a table kind share: a folder each, and how one of them trains."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,11 @@ class Work:
 def stage_folder(folder: Path, name: str) -> Path:
     """Where a stage of a run leaves what it hands on."""
     return folder / "stages" / name
+
+
+def digest_of(folder: Path) -> str:
+    """What tells one training of a stage from another: the sum of its figures."""
+    return hashlib.sha256((folder / "summary.json").read_bytes()).hexdigest()
 
 
 def trained(folder: Path) -> tuple[Recommender, LocalRows]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recsys.batches.batch import Bag, LabelledBatch
 from recsys.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ from recsys.tables.code_map import CodeMap
 from recsys.tables.id_files import read_id_map
 from recsys.tables.kept_map import KeptMap
 from recsys.training.checkpoint import load_checkpoint
-from recsys.training.dpq_stages import coded_blueprint, start_of
+from recsys.training.dpq_stages import coded_blueprint, codes_of, quantizing_tables, start_of
 from recsys.training.epochs import Course, Fitting, fit
 from recsys.training.fit import evaluate
 from recsys.training.keeping import Keeper, write_json
@@ -312,6 +313,15 @@ def test_what_is_served_is_small_and_as_good(quantised: Path) -> None:
     assert {name: size.total for name, size in sizes.items()} == {
         name: table.nbytes("serving").total for name, table in queries.embeddings.tables.items()
     }
+
+
+def test_codebooks_that_are_no_numbers_are_refused(quantised: Path) -> None:
+    recommender, store = trained(stage_folder(quantised, "queries"))
+    (table,) = [table for name, table in quantizing_tables(recommender).items() if name == "item"]
+    with torch.no_grad():
+        table.codebooks[0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="the codebooks of table 'item' have numbers that are none"):
+        codes_of(table, store)
 
 
 def test_a_finished_stage_is_read(quantised: Path, tmp_path: Path) -> None:

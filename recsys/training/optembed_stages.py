@@ -10,6 +10,7 @@ from typing import Any
 from recsys.errors import ConfigError, DataError
 from recsys.fields import build
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.rows.optimizers import build_optimizer
 from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.tables.kept_map import KeptMap
 from recsys.tables.optembed import OptEmbedPlan
@@ -23,6 +24,8 @@ def supernet(work: Work, blueprint: Blueprint) -> Blueprint:
     """All rows and widths at once; ConfigError where the model reads no embeddings."""
     if not pruning_tables(Recommender(blueprint)):
         raise ConfigError(f"model {blueprint.model['kind']!r} has no embeddings to prune; choose another model")
+    if build_optimizer(blueprint.optimizer).lazy == "never":
+        work.say("rows have no weight decay (optimizer.rows.weight_decay), without which next to none are pruned")
     work.train(blueprint, stage_folder(work.folder, "supernet"))
     return blueprint
 

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from recsys.models.recommender import Blueprint
-    from recsys.rows.store import RowGroup, RowStore
+    from recsys.rows.store import RowGroup, RowStore, Snapshot
     from recsys.runtime.sections import TrainConfig
     from recsys.tabular.prepared import PreparedExamples
     from recsys.training.epochs import Course
@@ -41,13 +41,16 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     from rich.console import Console
 
+    from recsys.training.stages import stages_of
+
     console = Console()
     _write_config(config, folder)
     if settings.is_in_order:
         _run_in_order(settings, blueprint, _recorded(settings, folder, console), folder, console)
     else:
         parts = _joined_parts(settings, folder, console) if prepared is None else _plain_parts(settings, prepared)
-        _run_in_epochs(settings, blueprint, parts, folder, console)
+        run = _run_in_stages if stages_of(blueprint.table) else _run_in_epochs
+        run(settings, blueprint, parts, folder, console)
 
 
 def _prepared(settings: "TrainConfig") -> "PreparedExamples | None":
@@ -174,17 +177,52 @@ def _rows(settings: "TrainConfig", groups: "Sequence[RowGroup]", console: "Conso
             yield WorkerRows(groups, near(shards, groups))
 
 
-# --- in epochs
+# --- in stages, each of which may be a run in epochs
+
+
+def _run_in_stages(
+    settings: "TrainConfig", blueprint: "Blueprint", parts: _Parts, folder: Path, console: "Console"
+) -> None:
+    """What the table's kind goes through before it is served; where the run goes on, so does each stage."""
+    from recsys.training.checkpoint import Checkpoints
+    from recsys.training.keeping import check_told, check_unfinished
+    from recsys.training.stage import Work
+    from recsys.training.stages import run_stages
+
+    def train(blueprint: "Blueprint", within: Path, start: "Snapshot | None" = None) -> None:
+        checkpoints = Checkpoints(within / "checkpoints")
+        begun = settings.resume is not None and bool(checkpoints.names())
+        if begun and within != folder and (within / "summary.json").exists():
+            check_told(within, checkpoints.load_state()[0], blueprint, parts.about)
+            console.print(f"it has ended: {shown(within)} is read")
+        else:
+            told = replace(settings, resume=within if begun else None)
+            _run_in_epochs(told, blueprint, parts, within, console, start)
+
+    if settings.resume is not None:
+        check_unfinished(folder)
+    run_stages(
+        Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train, say=console.print), blueprint
+    )
 
 
 def _run_in_epochs(
-    settings: "TrainConfig", blueprint: "Blueprint", parts: _Parts, folder: Path, console: "Console"
+    settings: "TrainConfig",
+    blueprint: "Blueprint",
+    parts: _Parts,
+    folder: Path,
+    console: "Console",
+    start: "Snapshot | None" = None,
 ) -> None:
-    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint."""
+    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint.
+
+    A new run begins from ``start`` where that is given.
+    """
     from recsys.models.recommender import Recommender
     from recsys.training.epochs import Course
     from recsys.training.fit import evaluate
     from recsys.training.keeping import Keeper, open_resumed, write_json
+    from recsys.training.pruning import kept_share
     from recsys.training.trainer import Trainer
 
     resumed = None if settings.resume is None else open_resumed(settings.resume, blueprint, parts.about)
@@ -192,10 +230,12 @@ def _run_in_epochs(
     recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
     with _rows(settings, recommender.groups, console) as store, _progress(console) as on_step:
         trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
-        if resumed is None:
-            trainer.start()
-        else:
+        if resumed is not None:
             store.restore(resumed[0].rows)
+        elif start is not None:
+            store.restore(start)
+        else:
+            trainer.start()
         keeper = Keeper(
             folder,
             trainer,
@@ -204,6 +244,7 @@ def _run_in_epochs(
             features=parts.features,
             on_step=on_step,
             say=console.print,
+            figures=lambda: kept_share(trainer.recommender, store),
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.kept_map import KeptIds, KeptMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
 _OF_ITEMS = Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2)
@@ -19,6 +21,18 @@ MAP = BucketMap(
         "item": _OF_ITEMS,
         "track": _OF_ITEMS,
     },
+).to_json()
+# of ids 0 … 99 every thirteenth has gone; users' rows are narrower than any embedding
+KEPT = KeptMap(
+    method="optembed",
+    data="small",
+    tables={"user": KeptIds.of(_USERS % 13 != 2, 3), "item": KeptIds.of(_USERS % 13 != 2, 8)},
+).to_json()
+_DRAWN = np.random.default_rng(0).integers(0, 16, (2, 100, 2))
+CODES = CodeMap(
+    method="dpq",
+    data="small",
+    tables={"user": IdCodes.of(_DRAWN[0], 16), "item": IdCodes.of(_DRAWN[1], 16)},
 ).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
@@ -36,5 +50,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "int8": {},
     "graphhash": {"map": MAP},
     "double_graphhash": {"map": MAP},
+    "optembed": {},
+    "pruned": {"map": KEPT},
+    "dpq": {"num_subspaces": 2, "num_centroids": 16},
+    "codes": {"map": CODES},
 }
-OF_KNOWN_IDS = ("full", "mde", "int8")  # those that take 0 … num_embeddings − 1
+# those that take none but 0 … num_embeddings − 1
+OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes")

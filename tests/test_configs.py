@@ -33,6 +33,9 @@ from recsys.runtime.settings import build_blueprint, build_layout, build_setting
 from recsys.tables import TABLES
 from recsys.tables.bucket_files import write_map
 from recsys.tables.bucket_map import BucketMap, Buckets
+from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.id_files import write_id_map
+from recsys.tables.kept_map import KeptIds, KeptMap
 from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,10 +75,14 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def write_map_of(data: str) -> None:
-    """The map for a data set, where conf/table has it."""
+    """The maps for a data set, where conf/table has them."""
     tables = {"user": Buckets.of(np.arange(40) % 5, 5), "item": Buckets.of(np.arange(40) % 5, 5)}
     made = BucketMap(method="random", data=data, fingerprint="", seed=0, tables=tables)
     write_map(Path("maps/graphhash.safetensors"), made)
+    kept = KeptMap(method="optembed", data=data, tables={"user": KeptIds.of(np.arange(40) % 5 > 0, 4)})
+    write_id_map(Path("maps/kept.safetensors"), kept)
+    codes = CodeMap(method="dpq", data=data, tables={"user": IdCodes.of(np.arange(80).reshape(40, 2) % 5, 5)})
+    write_id_map(Path("maps/codes.safetensors"), codes)
 
 
 def options(group: str) -> list[str]:

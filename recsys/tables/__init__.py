@@ -10,19 +10,26 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.code_map import CodeMap
+from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
 from recsys.tables.dhe import DHE, DHEPlan
 from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
+from recsys.tables.dpq import DPQ, DPQPlan
 from recsys.tables.frequency import Frequency, FrequencyPlan
 from recsys.tables.full import Full, FullPlan
 from recsys.tables.graphhash import GraphHash, GraphHashPlan
 from recsys.tables.hash import Hash, HashPlan
 from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
+from recsys.tables.id_map import IdMap
 from recsys.tables.int8 import Int8, Int8Plan
+from recsys.tables.kept_map import KeptMap
 from recsys.tables.mde import MDE, MDEPlan
+from recsys.tables.optembed import OptEmbed, OptEmbedPlan
 from recsys.tables.plan import TablePlan
+from recsys.tables.pruned import Pruned, PrunedPlan
 from recsys.tables.robe import Robe, RobePlan
 from recsys.tables.table import Table, TableConfig
 from recsys.tables.tt_rec import TTRec, TTRecPlan
@@ -44,7 +51,13 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "int8": (Int8, Int8Plan),
     "graphhash": (GraphHash, GraphHashPlan),
     "double_graphhash": (DoubleGraphHash, DoubleGraphHashPlan),
+    "optembed": (OptEmbed, OptEmbedPlan),
+    "pruned": (Pruned, PrunedPlan),
+    "dpq": (DPQ, DPQPlan),
+    "codes": (Codes, CodesPlan),
 }
+
+ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap}  # whose map is not one of buckets
 
 
 def plan_tables(
@@ -81,16 +94,19 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str, Any]:
-    """The fields with the bucket map that they name read into them: they build their tables where the file is not.
+    """The fields with the map that they name read into them: they build their tables where the file is not.
 
-    Errors are those of ``bucket_files.read_map``; ``data`` is the data set that the map has to be for.
+    Errors are those of ``read_map`` and ``read_id_map``; ``data`` is the data set that the map has to be for.
     """
     path = fields.get("map")
     if not isinstance(path, str):
         return fields
-    from recsys.tables.bucket_files import read_map  # needs safetensors, which serving does without
+    from recsys.tables.bucket_files import read_map  # these need safetensors, which serving does without
+    from recsys.tables.id_files import read_id_map
 
-    return {**fields, "map": read_map(Path(path), data).to_json()}
+    kind = choose("table", fields, TABLES)
+    found = read_id_map(Path(path), ID_MAPS[kind], data) if kind in ID_MAPS else read_map(Path(path), data)
+    return {**fields, "map": found.to_json()}
 
 
 def build_table(config: TableConfig) -> Table:

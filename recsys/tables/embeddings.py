@@ -132,9 +132,12 @@ class Embeddings(nn.Module):
 
     def vectors(self, feature: str, table: str, looked: Looked) -> Tensor:
         """Compose without pooling: (N, D), one vector an id."""
-        ids_N = torch.from_numpy(looked.addressed.bags[feature].ids_N)
-        places = looked.addressed.places[table, feature]
-        return _composed(self.tables[table], feature, ids_N, places, looked.rows)
+        bag, places = looked.addressed.bags[feature], looked.addressed.places[table, feature]
+        vectors_ND = _composed(self.tables[table], feature, torch.from_numpy(bag.ids_N), places, looked.rows)
+        factors_BD = self.tables[table].drawn(feature, len(bag.offsets) - 1)
+        if factors_BD is None:
+            return vectors_ND
+        return vectors_ND * factors_BD.repeat_interleave(torch.from_numpy(np.diff(bag.offsets)), dim=0)
 
     def embed(self, table: str, feature: str, ids_N: Keys, store: RowReader) -> Tensor:
         """Vectors (N, D) of single ids, from the rows of one table; DataError for an id that it does not know."""
@@ -144,6 +147,11 @@ class Embeddings(nn.Module):
         rows = {group: torch.from_numpy(rows_NW) for group, rows_NW in pulled.items()}
         places = {group: torch.arange(keys_NK.numel()).view(keys_NK.shape) for group, keys_NK in addressed.items()}
         return _composed(self.tables[table], feature, torch.from_numpy(ids_N), places, rows)
+
+    def begin_step(self, seed: int) -> None:
+        """A step of training begins: see Table.begin_step."""
+        for table in self.tables.values():
+            table.begin_step(seed)
 
     def penalty(self) -> Tensor:
         """The tables' own terms of the loss."""

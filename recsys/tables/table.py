@@ -147,6 +147,14 @@ class Table(nn.Module, ABC):
         """A term for the loss; none by default."""
         return torch.zeros(())
 
+    def begin_step(self, seed: int) -> None:
+        """A step of training begins; what is drawn at random in it follows from ``seed``."""
+        return None
+
+    def drawn(self, feature: str, num_examples: int) -> Tensor | None:
+        """Factors (B, D) of the vectors of each example, drawn at random for this step; None for none."""
+        return None
+
     def nbytes(self, form: Form, num_rows: Mapping[str, int] | None = None) -> Bytes:
         """What the table takes as it is trained or served; of groups that grow, for the ``num_rows`` they hold.
 

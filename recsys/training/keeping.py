@@ -19,7 +19,7 @@ from typing import Any
 
 from recsys.errors import ConfigError, DataError
 from recsys.models.recommender import Blueprint
-from recsys.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from recsys.training.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from recsys.training.curve import draw_curve
 from recsys.training.epochs import Course
 from recsys.training.tensorboard import EventFile
@@ -31,7 +31,7 @@ _STEPS_A_SCALAR = 20
 class Keeper:
     """The Watcher of ``epochs.fit`` that writes to a folder. ``about`` and ``features`` are those of a checkpoint.
 
-    ``on_step`` is told (step, steps), ``say`` a line for each validation.
+    ``on_step`` is told (step, steps), ``say`` a line for each validation; ``figures`` are more of each validation.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class Keeper:
         features: Mapping[str, Any],
         on_step: Callable[[int, int], None],
         say: Callable[[str], None],
+        figures: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._folder, self._trainer, self._monitor = folder, trainer, monitor
         self._about, self._features = about, features
-        self._on_step, self._say = on_step, say
+        self._on_step, self._say, self._figures = on_step, say, figures
         self._events = EventFile(folder / "tensorboard")
         self._stops = False
         self._course = Course()  # as it was last heard of
@@ -70,7 +71,9 @@ class Keeper:
 
     def validated(self, course: Course, is_best: bool) -> None:
         """See Watcher."""
+        more = self._figures()
         self._course, found = course, course.history[-1]
+        found.update(more)
         self._events.add(
             course.num_steps, {f"valid/{name}": found[name] for name in found if name not in ("epoch", "step")}
         )
@@ -79,6 +82,7 @@ class Keeper:
         write_json(self._folder / "metrics.json", course.history)
         where = f"epoch {found['epoch']:g}" if course.start == 0 else f"step {found['step']:g}"
         figures = f"valid AUC {found['auc']:.4f}  logloss {found['logloss']:.4f}"
+        figures += "".join(f"  {name} {value:.4f}" for name, value in more.items())
         self._say(f"{where}: {figures}{'  best so far' if is_best and len(course.history) > 1 else ''}")
 
     def checkpoint(self, course: Course) -> None:
@@ -114,18 +118,42 @@ def open_resumed(folder: Path, blueprint: Blueprint, about: Mapping[str, Any]) -
     DataError where there is nothing to go on from; ConfigError where the run was told something else than this one is:
     what is trained by the new words would be neither of the two.
     """
-    if (folder / "summary.json").exists():
-        raise DataError(f"resume={folder}: that run has ended, its figures are in summary.json; begin a new one")
+    check_unfinished(folder)
     checkpoint = load_checkpoint(folder / "checkpoints")
     if "course" not in checkpoint.about:
         raise DataError(f"resume={folder}: its checkpoint is none of a run in epochs; jobs.online resumes its own")
-    before, now = _told(checkpoint.blueprint, checkpoint.about), _told(blueprint, about)
-    if different := [name for name in now if before.get(name) != now[name]]:
-        name = different[0]
-        raise ConfigError(
-            f"resume={folder}: {name} was {before.get(name)!r}, and is {now[name]!r} now; give the options that it had"
-        )
+    check_told(folder, checkpoint, blueprint, about)
     return checkpoint, Course(**checkpoint.about["course"])
+
+
+def check_unfinished(folder: Path) -> None:
+    """DataError where a run has ended."""
+    if (folder / "summary.json").exists():
+        raise DataError(f"resume={folder}: that run has ended, its figures are in summary.json; begin a new one")
+
+
+def check_told(folder: Path, before: State, blueprint: Blueprint, about: Mapping[str, Any]) -> None:
+    """ConfigError, by the first option that differs, where a run was told something else than this one is."""
+    if different := first_difference(_told(before.blueprint, before.about), _told(blueprint, about)):
+        name, was, now = different
+        raise ConfigError(f"resume={folder}: {name} was {was!r}, and is {now!r} now; give the options that it had")
+
+
+def first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The name of the first value that differs, and both; names of values within others have dots.
+
+    >>> first_difference({"table": {"kind": "full", "budget": 1}}, {"table": {"kind": "full", "budget": 2}})
+    ('table.budget', 1, 2)
+    """
+    if before == now:
+        return None
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return name, before, now
+    parts = (
+        first_difference(before.get(part), now.get(part), f"{name}.{part}" if name else part)
+        for part in dict.fromkeys([*now, *before])
+    )
+    return next((found for found in parts if found is not None), None)
 
 
 def _told(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,10 +105,11 @@ class Trainer:
         return planned if planned is not None and planned.batch is batch else self.recommender.plan(batch)
 
     def _seed_step(self) -> None:
-        """Let dropout draw by (seed, worker, step): a run that goes on from a checkpoint draws what it would have."""
+        """Let dropout, and tables, draw by (seed, worker, step): a run that goes on draws what it would have."""
+        seed = hashing.seed_of(self.recommender.blueprint.seed, "step", self.worker, self.num_steps)
+        self.recommender.embeddings.begin_step(seed)
         if self._draws:
-            seed = self.recommender.blueprint.seed
-            torch.manual_seed(hashing.seed_of(seed, "step", self.worker, self.num_steps))
+            torch.manual_seed(seed)
 
     def _loss(self, logits_B: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
         losses_B = cross_entropy(logits_B, torch.from_numpy(batch.labels_B), batch.rates)

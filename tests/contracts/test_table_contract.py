@@ -31,6 +31,10 @@ from recsys.training.trainer import Trainer
 
 # fields of a table whose addresses read the same rows before a push and after it
 STILL: dict[str, dict[str, Any]] = {"frequency": {"occurrences": 255}}
+# their gradients are by design not those of their values: tested by the papers' formulas in tests/tables
+ESTIMATED = {"optembed", "dpq"}
+# others reach their size at the end of their stages: tests/training/test_stages.py
+OF_ONE_STAGE = [kind for kind, (table, _) in TABLES.items() if not table.stages]
 ROOT = Path(__file__).resolve().parents[2]
 DIM = 8
 FEATURES = (
@@ -192,6 +196,7 @@ def test_gradients_reach_the_addressed_rows_and_no_others(kind: str) -> None:
     assert reached == sum(store.num_rows().values()) == created
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TABLES if kind not in ESTIMATED])
 def test_gradients_are_those_of_a_finite_difference(kind: str) -> None:
     embeddings, store, _ = setup(kind)
     addressed = embeddings.address(bags(**THREE))
@@ -329,6 +334,7 @@ def budgeted(kind: str, budget: int, *, with_first_order: bool) -> list[Table]:
     return [build_table(config) for config in [*configs, *narrow]]
 
 
+@pytest.mark.parametrize("kind", OF_ONE_STAGE)
 @given(compression=st.floats(1, 40), with_first_order=st.booleans())
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_tables_keep_to_any_budget_or_say_the_smallest(kind: str, compression: float, with_first_order: bool) -> None:
@@ -365,6 +371,7 @@ def test_bytes_in_training_are_those_that_a_store_holds(kind: str) -> None:
             assert 0 <= beyond <= CollisionlessIndex().nbytes * growing + 200 * len(table.groups)
 
 
+@pytest.mark.parametrize("kind", OF_ONE_STAGE)
 def test_bytes_in_serving_are_those_of_the_published_rows(kind: str) -> None:
     layout = Layout(model="m", run="r")
     for config in plan(kind):
@@ -382,7 +389,8 @@ def test_bytes_in_serving_are_those_of_the_published_rows(kind: str) -> None:
 
 def test_what_a_kind_says_of_itself(kind: str) -> None:
     table, _ = TABLES[kind]
-    assert table.shrinks in ("nothing", "training", "serving") and not table.stages
+    assert table.shrinks in ("nothing", "training", "serving")
+    assert not table.stages or table.shrinks == "serving"
     for one in tables_of(plan(kind)).values():
         assert one.streams == (one.known(one.config.feature_names[0], torch.tensor([-1, 2**62])) is None)
 

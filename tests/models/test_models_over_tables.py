@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from table_kinds import MAP
+from table_kinds import CODES, KEPT, MAP
 from test_every_model import SMALL
 
 from recsys.batches.batch import Bag, LabelledBatch
@@ -32,6 +32,9 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "unified": {"num_rows": 512},
     "graphhash": {"map": MAP},
     "double_graphhash": {"map": MAP},
+    "pruned": {"map": KEPT},
+    "dpq": {"num_subspaces": 2, "num_centroids": 32},
+    "codes": {"map": CODES},
 }
 
 

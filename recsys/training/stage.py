@@ -1,0 +1,50 @@
+"""What the stages of a table kind share: a folder each, and how one of them trains."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from recsys.models.recommender import Blueprint, Recommender
+from recsys.rows.local import LocalRows
+from recsys.rows.store import Snapshot
+from recsys.training.checkpoint import load_checkpoint
+from recsys.training.fit import Examples
+
+
+class Train(Protocol):
+    """Trains a blueprint in a folder: a run whose last checkpoint has the best weights."""
+
+    def __call__(self, blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
+        """From ``start``, or from the blueprint's initial values; a run that has ended or been stopped goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What stages share."""
+
+    folder: Path
+    data: str
+    valid: Examples
+    train: Train
+    say: Callable[[str], None]
+
+
+def stage_folder(folder: Path, name: str) -> Path:
+    """Where a stage of a run leaves what it hands on."""
+    return folder / "stages" / name
+
+
+def digest_of(folder: Path) -> str:
+    """What tells one training of a stage from another: the sum of its figures."""
+    return hashlib.sha256((folder / "summary.json").read_bytes()).hexdigest()
+
+
+def trained(folder: Path) -> tuple[Recommender, LocalRows]:
+    """What a stage has trained, with rows in this process."""
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    recommender = Recommender(checkpoint.blueprint)
+    store = LocalRows(recommender.groups)
+    store.restore(checkpoint.rows)
+    return recommender, store

@@ -1,0 +1,49 @@
+"""Table kinds that are trained in stages: each hands the next one the blueprint of what it trains or searches.
+
+::
+
+    optembed
+    stages/supernet/    a run of its own: checkpoints, metrics.json with the pruning curve (``kept``), summary.json
+    stages/search/      search.json, where it stands after each generation; kept.safetensors, the map that it found
+    checkpoints/ …      the last stage is the run itself: retrained, judged on test, published
+
+    dpq
+    stages/queries/     a run of its own
+    stages/codes/       codes.safetensors, the codes of every id
+    checkpoints/ …      the codebooks and the network trained on, codes as they are
+
+A stage that is finished is read and not run again; one that was stopped goes on. Neither does so with another
+configuration than it was begun with.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from recsys.models.recommender import Blueprint
+from recsys.tables import TABLES
+from recsys.training.dpq_stages import codes, finetune, queries
+from recsys.training.optembed_stages import retrain, search, supernet
+from recsys.training.stage import Work
+
+STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
+    "supernet": supernet,
+    "search": search,
+    "retrain": retrain,
+    "queries": queries,
+    "codes": codes,
+    "finetune": finetune,
+}
+
+
+def stages_of(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of the table kind that the YAML fields name; none of most."""
+    kind, _ = TABLES[table["kind"]]
+    return kind.stages
+
+
+def run_stages(work: Work, blueprint: Blueprint) -> None:
+    """All stages of the blueprint's table kind, in order."""
+    names = stages_of(blueprint.table)
+    for number, name in enumerate(names, 1):
+        work.say(f"stage {number} of {len(names)}: {name}")
+        blueprint = STAGES[name](work, blueprint)

@@ -99,8 +99,8 @@ class WorkerRows(ShardedRows):
 
     def flush(self) -> None:
         """See RowStore.flush; as far as the staleness bound goes."""
-        self._waited(self._pushed)
-        self._pushed = []
+        pushed, self._pushed = self._pushed, []  # whatever they answer, they answer once
+        self._waited(pushed)
 
     def join(self) -> None:
         """Take part from a step on that no shard has passed; the next push is its."""
@@ -125,8 +125,8 @@ class WorkerRows(ShardedRows):
         """What was read before the last push, with what has changed up to it."""
         assert ahead.refreshed is not None
         rows = self._gathered(ahead.keys, ahead.routes, self._waited(ahead.read))
-        refreshed: list[Refreshed | None] = self._waited(ahead.refreshed)
         self._pushed = []
+        refreshed: list[Refreshed | None] = self._waited(ahead.refreshed)
         for shard, changed in enumerate(refreshed):
             if changed is None:
                 changed = self._read_again(ahead, shard)

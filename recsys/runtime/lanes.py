@@ -57,11 +57,12 @@ class Lane:
         try:
             descriptor = os.open(FOLDER / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             try:
-                os.ftruncate(descriptor, size)
+                os.posix_fallocate(descriptor, 0, size)  # not ftruncate: memory that is not there kills who writes
                 return cls(name, mmap.mmap(descriptor, size))
             finally:
                 os.close(descriptor)
         except OSError as error:
+            (FOLDER / name).unlink(missing_ok=True)
             raise LaneLost(f"no shared memory in {FOLDER} ({error.strerror})") from error
 
     @classmethod

@@ -51,10 +51,12 @@ class Start:
 class OnlineRun:
     """The actors of one run, from one start on: ``prepare`` makes them, ``begin`` lets them go."""
 
-    def __init__(self, settings: OnlineSettings, events: Events, redis_url: str, start: Start) -> None:
+    def __init__(
+        self, settings: OnlineSettings, events: Events, redis_url: str, start: Start, num_workers: int | None = None
+    ) -> None:
         self.settings, self.events, self._redis_url, self._begun = settings, events, redis_url, start
         self.time_ms = start.time_ms
-        self.num_workers = settings.topology.num_workers
+        self.num_workers = num_workers or settings.topology.num_workers
         self.recommender = Recommender(settings.blueprint)
         self.training: list[Any] = []
         self._others: list[Any] = []
@@ -139,8 +141,19 @@ class OnlineRun:
     def expect_workers(self, shard: int) -> None:
         """Tell a shard that was made anew who takes part now; who has died is to be replaced, and does too."""
         done, _ = ray.wait(self.training, num_returns=len(self.training), timeout=0)
-        members = {w: 1 for w, answer in enumerate(self.training) if answer not in done or has_died(answer)}
+        members = {
+            w: 1
+            for w, answer in enumerate(self.training)
+            if (has_died(answer) if answer in done else self._takes_part(w))
+        }
         self.store.shards[shard].call("regroup", members)()
+
+    def _takes_part(self, worker: int) -> bool:
+        """Whether a worker that trains has not left because its stream is silent; who has just died counts too."""
+        try:
+            return bool(wait_for(self.workers[worker].takes_part.remote()))
+        except ActorDied:
+            return True
 
     def _taken_by(self, worker: int) -> tuple[int, StreamPosition] | None:
         """The step of a worker that every shard has a part of, and its stream's position; None where none knows one."""

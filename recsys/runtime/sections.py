@@ -14,6 +14,7 @@ from recsys.batches.sampling import Sampling
 from recsys.errors import ConfigError
 from recsys.features.declarations import DataSet
 from recsys.fields import Above, AtLeast, Between, NotEmpty, Port
+from recsys.ps.routing import NUM_BUCKETS
 from recsys.runtime.actors import Placement
 from recsys.streams.security import check_security
 from recsys.training.archive import Archiving
@@ -114,7 +115,7 @@ class StoreSection:
     """``store``: where rows live."""
 
     kind: Literal["local", "ray"]
-    shards: Count | None = None
+    shards: Annotated[int, Between(1, NUM_BUCKETS)] | None = None
     staleness: Annotated[int, AtLeast(0)] = 0
 
     def __post_init__(self) -> None:

@@ -61,8 +61,10 @@ def resumed_start(
 ) -> Start:
     """A checkpoint of the run in ``settings.folder``; ConfigError where this run would be another."""
     name = settings.resume_from or checkpoints.names()[-1]
+    _check_same(settings, checkpoints.load_state(name)[0])  # before anything is dropped
+    if later := checkpoints.remove_after(name):
+        say(f"{', '.join(later)} removed: of a future that is left")
     start, state = start_at(settings, checkpoints, name, redis_url)
-    _check_same(settings, state)
     say(f"going on with {settings.folder} from {name}: step {state.step}")
     return start
 

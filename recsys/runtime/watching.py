@@ -91,7 +91,9 @@ class Watch:
         self._made_again_at: dict[int, int] = {}  # by shard
         self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
         self._looked_at = time.monotonic()
-        self._workers_asked_at = 0.0
+        asked = settings.folder / WORKERS_FILE
+        self._workers_asked_at = asked.stat().st_mtime if asked.exists() else 0.0  # of a run before: this one is told
+        self._num_workers = settings.topology.num_workers
         self._saving: Future[Saved] | None = None
         self._background = ThreadPoolExecutor(1, thread_name_prefix="saving")
 
@@ -99,7 +101,7 @@ class Watch:
         """The run that came to the stream's end, or to the user's; it is saved, and its actors live on."""
         died_at: float | None = None
         while True:
-            run = OnlineRun(self._settings, self._events, self._redis_url, start)
+            run = OnlineRun(self._settings, self._events, self._redis_url, start, self._num_workers)
             saver = Saver(run, self._checkpoints, self._source)
             try:
                 self._begin(run, saver, died_at)
@@ -262,6 +264,7 @@ class Watch:
         self._settle()  # who is saved, stays until it is
         try:
             run.set_workers(_number_in(path))
+            self._num_workers = run.num_workers
         except ConfigError as error:
             self._say(str(error))
 

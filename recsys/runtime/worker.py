@@ -14,7 +14,7 @@ import torch
 
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.batches import BatchStream, ExampleFeed, PositionedBatch, TopicFeed
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, ServiceError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.ps.worker import WorkerRows
 from recsys.rows.store import StreamPosition
@@ -119,13 +119,26 @@ class WorkerActor:
         finally:
             self._look()
             with self._log_is_free:
-                self._log.close()
-                if self._archive is not None:
-                    self._archive.close()
+                self._taking = None  # of a step that has failed there is nothing to wait for
+                self._log_is_free.notify_all()
+                self._close_logs()
+
+    def _close_logs(self) -> None:
+        """Finish the files. ServiceError where they can not be: what they lack is learned all the same."""
+        try:
+            self._log.close()
+            if self._archive is not None:
+                self._archive.close()
+        except OSError as error:
+            raise _unwritten(error) from error
 
     def stop(self) -> None:
         """End ``run`` after the current batch."""
         self._stopping = True
+
+    def takes_part(self) -> bool:
+        """Whether steps wait for this worker: not while its stream is silent."""
+        return self._takes_part
 
     def mark(self) -> int:
         """The event time reached."""
@@ -136,9 +149,12 @@ class WorkerActor:
         with self._log_is_free:
             self._log_is_free.wait_for(lambda: self._taking is None or self._taking > step)
             if not self._log.closed:
-                self._log.flush()
-                if self._archive is not None:
-                    self._archive.flush()
+                try:
+                    self._log.flush()
+                    if self._archive is not None:
+                        self._archive.flush()
+                except OSError as error:
+                    raise _unwritten(error) from error
 
     def published(self, step: int, at_ms: float) -> None:
         """Everything up to ``step`` was readable in Redis at ``at_ms``: note the delays since its events were read."""
@@ -171,9 +187,12 @@ class WorkerActor:
         result = self._trainer.step(batch, upcoming=upcoming, position=position)
         self._metrics.step(time.perf_counter() - started, self._rows.waited_seconds - waited_before, batch.num_examples)
         with self._log_is_free:
-            self._log.add(self._taking, batch, result.probabilities_B)
-            if self._archive is not None:
-                self._archive.add(self._taking, rows)
+            try:
+                self._log.add(self._taking, batch, result.probabilities_B)
+                if self._archive is not None:
+                    self._archive.add(self._taking, rows)
+            except OSError as error:
+                raise _unwritten(error) from error
             self._taking = None
             self._log_is_free.notify_all()
         self._note(batch, result.probabilities_B, result.num_unknown)
@@ -233,3 +252,9 @@ def _feed(task: Task) -> ExampleFeed:
         offsets = {partition: offset for partition, (offset, _) in task.start.items()}
         return TopicFeed(task.events.open_examples(list(task.joiners), offsets))
     return JoinerFeed(task.joiners, task.start)
+
+
+def _unwritten(error: OSError) -> ServiceError:
+    return ServiceError(
+        f"predictions and archive can not be written ({error.strerror or error}); make room under the run's folder"
+    )

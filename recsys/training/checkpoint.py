@@ -190,6 +190,16 @@ class Checkpoints:
         except ServiceError as error:
             _log.warning("%s", error)
 
+    def remove_after(self, name: str) -> list[str]:
+        """Remove the checkpoints after this one, which a run that goes back to it leaves; their names.
+
+        Else a recovery would return to one of them.
+        """
+        later = [other for other in self.names() if number_of(other) > number_of(name)]
+        for other in reversed(later):
+            self._remove(other)
+        return later
+
     # --- reading
 
     def load(self, name: str | None = None) -> Checkpoint:

@@ -9,7 +9,10 @@ import pytest
 from test_recommender_over_shards import BLUEPRINT, batch_of
 
 from recsys.batches.batch import Bag, LabelledBatch
+from recsys.errors import ServiceError
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.ps.client import Pending
+from recsys.ps.pacing import Pace
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
 from recsys.ps.shard import LocalShard
 from recsys.ps.steps import Steps
@@ -160,3 +163,32 @@ def test_a_stale_run_learns_too() -> None:
     _, fresh = learned(blueprint, 2, 2)
     assert np.isfinite(losses).all()
     assert abs(losses[:, -50:].mean() - fresh[:, -50:].mean()) < 0.05
+
+
+class RefusingShard:
+    """Refuses a push; its answer, as one that comes through a bell, can be had once."""
+
+    def __init__(self, shard: LocalShard) -> None:
+        self._shard = shard
+
+    def call(self, method: str, *arguments: object) -> Pending:
+        if method != "push":
+            return self._shard.call(method, *arguments)
+        answers = iter([ServiceError("refused")])
+
+        def answer() -> None:
+            raise next(answers, AssertionError("asked for twice: a bell would never ring"))
+
+        return answer
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_refused_push_is_said_once_and_the_worker_can_leave(ahead: bool) -> None:
+    recommender = Recommender(BLUEPRINT)
+    [shard] = shards_for(recommender, num_shards=1, num_workers=1)
+    rows = WorkerRows(recommender.groups, [RefusingShard(shard)], pace=Pace(reads_ahead=ahead))
+    trainer = Trainer(recommender, rows)
+    trainer.step(part_of(0, 0), upcoming=(following := part_of(1, 0)))
+    with pytest.raises(ServiceError, match="refused"):
+        trainer.step(following)
+    rows.leave()

@@ -330,3 +330,16 @@ def test_shards_write_at_once(tmp_path: Path) -> None:
         parts = list(threads.map(partial(write_part, folder), prefixes, map(without_dense, held)))
     run.checkpoints.commit(name, parts, merge_snapshots(held).groups[DENSE], run.state(), None)
     assert in_order(run.checkpoints.load().rows) == run.whole()
+
+
+def test_who_goes_back_leaves_what_came_after(tmp_path: Path) -> None:
+    """Else a recovery would return to the newest: of a future that is not this run's."""
+    run = Run(Checkpoints(tmp_path, keep=4), 2)
+    for _ in range(4):
+        run.train(1)
+        run.save()
+    rows = in_order(run.checkpoints.load("checkpoint-000002").rows)
+    assert run.checkpoints.remove_after("checkpoint-000002") == named(3, 4)
+    assert run.checkpoints.names() == named(1, 2) == sorted(os.listdir(tmp_path))
+    assert in_order(run.checkpoints.load().rows) == rows
+    assert run.checkpoints.remove_after("checkpoint-000002") == []

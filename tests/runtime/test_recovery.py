@@ -23,6 +23,7 @@ from recsys.runtime.settings import OnlineSettings, build_settings
 from recsys.runtime.summary import summarize
 from recsys.runtime.watching import WORKERS_FILE, Progress
 from recsys.training.checkpoint import Checkpoint, load_checkpoint
+from recsys.training.predictions import read_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_kafka = pytest.mark.skipif(kafka_unavailable() is not None, reason=str(kafka_unavailable()))
@@ -183,10 +184,13 @@ def test_resumed_on_other_numbers_of_shards_workers_and_joiners(settings: Callab
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
     assert summary["parity_max_abs_error"] <= 1e-5
     assert any("going on with" in line for line in said)
+    learned = read_predictions(its.folder / "predictions").num_rows
+    oldest = sorted(Path(its.checkpoints).iterdir())[0].name
     with pytest.raises(ConfigError, match="trained with another table"):
-        other = settings("patience", f"resume={its.folder}", "table=unified")
+        other = settings("patience", f"resume={its.folder}", f"resume_from={oldest}", "table=unified")
         with train_online(other, print, lambda _: None):
             pass
+    assert read_predictions(its.folder / "predictions").num_rows == learned  # nothing of it was dropped
 
 
 def test_nothing_to_resume_is_said(settings: Callable[..., OnlineSettings], tmp_path: Path) -> None:

@@ -169,8 +169,13 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["parity_max_abs_error"] > _PARITY_BOUNDS[summary["row_format"]]:
         lines.append(f"scores from Redis are up to {summary['parity_max_abs_error']:.2g} off the trainer's own")
+    taken_along = any(
+        r["mode"] == "available" and r["what"].startswith("worker") for r in summary.get("recoveries", ())
+    )
     for name in ("examples_lost", "examples_duplicated"):
-        if summary[name]:
+        if summary[name] and name == "examples_lost" and taken_along:
+            lines.append(f"{summary[name]} examples have no prediction on record: a killed worker took some along")
+        elif summary[name]:
             lines.append(f"{name} is {summary[name]}, counted by request id; it should be 0")
     return lines
 

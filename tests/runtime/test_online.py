@@ -257,3 +257,7 @@ def test_a_promise_not_kept_is_said() -> None:
         "examples_lost is 3, counted by request id; it should be 0",
         "examples_duplicated is 1, counted by request id; it should be 0",
     ]
+    replaced = {"mode": "available", "what": "worker 1"}
+    assert shortfalls({**kept, "examples_lost": 3, "recoveries": [replaced]}) == [
+        "3 examples have no prediction on record: a killed worker took some along"
+    ]

@@ -48,12 +48,14 @@ FIELDS: dict[str, dict[str, Any]] = {
     "dhe": {},
     "tt_rec": {},
     "collisionless": {},
+    "optembed": {},
 }
 COMPRESSED: dict[str, Any] = {"compression": 8}
 LOOKUPS = {  # rows an id, where it is not one
     "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
     "double_graphhash": 2,
 }  # fmt: skip
+KINDS = tuple(kind for kind in TABLES if kind not in ("pruned", "codes"))  # those two are what stages leave
 MAPPED = ("graphhash", "double_graphhash")  # as large as the map that they are given
 SINGLE = 0.8
 QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2, "turns": 1}
@@ -122,7 +124,7 @@ def measure(sizes: Sizes, folder: Path, told: Told, *, cpu: bool = False) -> lis
     """All measures; writes what they found into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     neighbours, clock = Neighbours(), time.process_time if cpu else time.perf_counter
-    learners = {kind: Learner(kind, sizes, clock) for kind in TABLES}
+    learners = {kind: Learner(kind, sizes, clock) for kind in KINDS}
     results = []
     for law in LAWS:
         told(f"training, {LAWS[law]}")

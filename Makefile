@@ -71,7 +71,7 @@ calibration: install ## calibration of what learned from samples of one stream o
 	$(BIN)/python -m benches.calibration $(ARGS)
 
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
-	$(BIN)/python -m pytest tests/runtime -m long
+	$(BIN)/python -m pytest tests/runtime tests/jobs -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 
 chaos-stream: install ## kill brokers, joiners and workers under disturbed streams, a line a seed in runs/chaos-stream.jsonl

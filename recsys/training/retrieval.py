@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recsys.batches.batch import Bag
 from recsys.datasets.interactions import Interactions, Pairs
+from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.graphs.bipartite import Bipartite
 from recsys.hashing import Floats, Keys
@@ -125,12 +126,20 @@ class RetrievalTrainer:
 
 
 def build_embeddings(table: Mapping[str, Any], graph: Bipartite, optimizer: Optimizer, seed: int) -> Embeddings:
-    """The tables of users and items, as the YAML fields ``table`` describe them."""
+    """The tables of users and items, as the YAML fields ``table`` describe them.
+
+    ConfigError for kinds with parameters of their own, or stages: this loss moves rows alone.
+    """
     features = [
         Feature(name=USER, kind="id", source="user.id", num_embeddings=graph.num_users),
         Feature(name=ITEM, kind="id", source="item.id", num_embeddings=graph.num_items),
     ]
-    return Embeddings(plan_tables(table, features, optimizer=optimizer, seed=seed))
+    embeddings = Embeddings(plan_tables(table, features, optimizer=optimizer, seed=seed))
+    if any(made.stages for made in embeddings.tables.values()) or any(True for _ in embeddings.parameters()):
+        raise ConfigError(
+            f"table.kind={table['kind']} has parameters or stages, and retrieval trains rows alone; choose another"
+        )
+    return embeddings
 
 
 def fit_retriever(

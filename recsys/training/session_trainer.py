@@ -68,6 +68,7 @@ class TrainedSessions(nn.Module):
         self.dense = DenseParameters(self)
         self._dense_optimizer = build_optimizer(blueprint.dense_optimizer)
         self.store: RowStore | None = None
+        self._num_steps = 0
         self._catalogue: Items | None = None
 
     @property
@@ -84,6 +85,8 @@ class TrainedSessions(nn.Module):
         """Pull what a batch needs, learn, push; the loss."""
         assert self.store is not None
         self._catalogue = None
+        self.embeddings.begin_step(hashing.seed_of(self.blueprint.seed, "step", self._num_steps))
+        self._num_steps += 1
         tracks_U = self.model.tracks_of(batch)
         addressed = self.embeddings.address({_TRACK: _bag(tracks_U)})
         rows = self.store.pull({**addressed.keys, DENSE: self.dense.keys})

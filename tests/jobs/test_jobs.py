@@ -130,7 +130,7 @@ def test_serve_answers_over_http(online_run: Path, folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL])
 def test_no_process_outlives_a_stopped_job(stop: signal.Signals, folder: Path) -> None:
     """Ctrl-C finishes in order, with a summary; SIGKILL leaves no server, no Ray and no actor either."""
     run = folder / "runs" / f"stopped-{stop.name}"

@@ -100,6 +100,7 @@ def test_sigterm_finishes_an_online_run_in_order(films: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["examples_duplicated"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_second_ctrl_c_is_no_traceback(films: Path, tmp_path: Path) -> None:
     process = started("online", "source=parquet", f"data.folder={films}", "hydra.run.dir=run", cwd=tmp_path)

@@ -332,7 +332,7 @@ def test_an_online_run_through_separate_servers(cluster: LoopbackCluster, tmp_pa
 
 
 @needs_kafka
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL])
 def test_no_server_outlives_the_program(stop: signal.Signals, films: Path, tmp_path: Path) -> None:
     """``make cluster``, stopped while Ray starts."""
     program = subprocess.Popen(

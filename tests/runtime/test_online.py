@@ -212,7 +212,9 @@ def test_without_kafka_half_way_what_was_learned_is_saved(
 ) -> None:
     """The joiner's own error ends the run, and says where the rest is."""
     with EmbeddedKafka(tmp_path / "external") as kafka:
-        run = settings(f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", name="cut")
+        run = settings(
+            f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", "kafka.outage_seconds=6", name="cut"
+        )
         events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=4)
         create_topics(kafka.bootstrap_servers, events.topics)
         send_paced(replay_events(open_prepared(films), 2000), events, events_per_second=None, closes=())

@@ -250,6 +250,7 @@ def test_a_full_disk_does_not_stop_the_run(settings: Callable[..., OnlineSetting
 
 
 @needs_kafka
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_killed_driver_is_resumed_by_the_same_command(
     undisturbed: Callable[[int], tuple[OnlineSettings, Checkpoint]],

@@ -7,13 +7,22 @@ import pytest
 import torch
 
 from recsys.datasets.interactions import Interactions, Pairs
+from recsys.errors import ConfigError
 from recsys.graphs.bipartite import Bipartite
 from recsys.models.retrieval import build_retriever
 from recsys.rows.optimizers import SGD, Adam
 from recsys.tables.assign import assigned_map, clustered_map
 from recsys.training.fitting import RetrievalFit
 from recsys.training.ranking import judge, popularity
-from recsys.training.retrieval import Fitted, Graphs, fit_retriever, judge_test, local_trainer, valid_users
+from recsys.training.retrieval import (
+    Fitted,
+    Graphs,
+    build_embeddings,
+    fit_retriever,
+    judge_test,
+    local_trainer,
+    valid_users,
+)
 
 FULL = {"kind": "full", "embedding_dim": 8, "initial_scale": 0.1}
 FIT = RetrievalFit(epochs=30, batch_size=256, judge_every=2, patience=4)
@@ -107,3 +116,10 @@ def test_valid_users_are_drawn_from_those_with_something_to_find(graphs: Graphs)
     drawn = valid_users(graphs.valid, 30, seed=1)
     assert len(drawn) == 30 and (np.diff(drawn) > 0).all() and (graphs.valid.user_degrees_U[drawn] > 0).all()
     assert len(valid_users(graphs.valid, 10**6, seed=1)) == int((graphs.valid.user_degrees_U > 0).sum())
+
+
+@pytest.mark.parametrize("kind", ["dhe", "dpq"])
+def test_a_table_whose_parameters_nobody_would_train_is_refused(kind: str) -> None:
+    graph = Bipartite(np.array([0, 1]), np.array([1, 0]), 2, 2)
+    with pytest.raises(ConfigError, match=rf"table\.kind={kind} has parameters or stages"):
+        build_embeddings({"kind": kind, "embedding_dim": 8}, graph, SGD(learning_rate=0.1), seed=0)

@@ -64,7 +64,7 @@ def taken_port() -> Iterator[int]:
         ("online", ["workers=two"], ["workers='two': give a whole number of at least 1"]),
         ("online", ["workers=true"], ["workers=true: give a whole number"]),
         ("online", ["workers=0"], ["workers=0: give a whole number of at least 1"]),
-        ("online", ["store.shards=x"], ["store.shards='x': give a whole number of at least 1"]),
+        ("online", ["store.shards=x"], ["store.shards='x': give a whole number between 1 and 1024"]),
         ("online", ["replay.limit=abc"], ["replay.limit='abc'"]),
         ("online", ["replay.enabled=perhaps"], ["replay.enabled='perhaps': give true or false, or null"]),
         ("online", ["max_minutes=abc"], ["max_minutes='abc': give a number above 0, or null"]),

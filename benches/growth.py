@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benches.neighbours import Neighbours
 from benches.ps import QUICK, model_rows, model_shards
-from benches.result import Result, alone, write_results
+from benches.result import Result, alone, beside, write_results
 from benches.running import Told, command_line, or_error, run
 from benches.stepping import Sizes, learner
 from recsys.runtime.actors import Placement, start_actor, wait_for
@@ -30,7 +29,6 @@ TITLE = "Growth over shards and workers"
 RATE = "examples/s"
 SHARDS, WORKERS = (1, 2, 4), (1, 2)
 NODES = ({"shard": 2, "worker": 1}, {"shard": 2, "worker": 1})
-_QUIET_CORES = 0.15
 
 
 class Learner:
@@ -56,11 +54,12 @@ def measure(sizes: Sizes, address: str, folder: Path, told: Told) -> list[Result
             for num_shards in SHARDS:
                 told(f"{num_shards} shards, {num_workers} workers")
                 rates[num_workers, num_shards] = examples_a_second(sizes, num_shards, num_workers)
-        quiet = (neighbours.cores_used() or 0.0) <= _QUIET_CORES
-    results = [
-        replace(alone(f"DeepFM, {num_shards} shards, {num_workers} workers", RATE, rate), quiet=quiet)
+        others = neighbours.cores_used()
+    lines = [
+        alone(f"DeepFM, {num_shards} shards, {num_workers} workers", RATE, rate)
         for (num_workers, num_shards), rate in rates.items()
     ]
+    results = beside(lines, others)
     series = {
         f"{num_workers} workers": (list(SHARDS), [max(rates[num_workers, shards]) for shards in SHARDS])
         for num_workers in WORKERS

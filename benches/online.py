@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, against, alone, write_results
+from benches.result import Result, Target, against, alone, beside, write_results
 from benches.running import Told, command_line, run
 from recsys.batches.batch import LabelledBatch
 from recsys.batches.batches import BatchStream, TopicFeed
@@ -52,7 +52,6 @@ RATE, CPU_RATE = "examples/s", "examples per CPU second of the worker"
 OF_MEMORY = Target(value=0.7)
 P50, P99 = Target(value=1000, bound="most"), Target(value=3000, bound="most")
 PEER = "batches in memory, rows in this process"
-_QUIET_CORES = 0.15
 
 Messages = dict[int, list[bytes]]  # of the examples topic, by partition
 
@@ -219,8 +218,7 @@ def measure(data: Path, folder: Path, rounds: int, told: Told) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="bench-online-", dir=folder) as name:
         place = Path(name).resolve()
         results = per_cpu_second(data, place, rounds, told) + whole_job(data, place, rounds, told)
-    quiet = (neighbours.cores_used() or 0.0) <= _QUIET_CORES
-    results = [replace(result, quiet=quiet) for result in results]
+    results = beside(results, neighbours.cores_used())
     told(f"written: {', '.join(map(str, write_results(folder, 'online', TITLE, results, {}, [])))}")
     return results
 

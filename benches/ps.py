@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, Values, against, alone, write_results
+from benches.result import Result, Target, Values, against, alone, beside, write_results
 from benches.running import Told, command_line, run
 from benches.stepping import Sizes, batches_for, bench_group, bench_model, learner, timed_steps
 from recsys.ps.client import wait_all
@@ -37,7 +37,6 @@ RATE = "M rows/s"
 OF_LOCAL, ROWS_A_SECOND = Target(value=0.5), Target(value=3)
 PAUSE = Target(value=1.0, bound="most")
 QUICK = Sizes(rows=20_000, ids=3_000, steps=6, rounds=2, saved_rows=20_000)
-_QUIET_CORES = 0.15
 
 
 def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
@@ -52,7 +51,7 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
             results += saving(sizes, Path(place))
         others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
+    results = beside(results, others)
     about = {"sizes": str(sizes), "cores used by others": others, "torch": torch.__version__}
     told(f"written: {', '.join(map(str, write_results(folder, 'ps', TITLE, results, about, [])))}")
     return results

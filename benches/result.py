@@ -6,7 +6,7 @@ while slows them all, and the ratio of a round keeps little of it.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,11 @@ class Result:
         """Plain values; ``target`` a number, ``bound`` "least", "most" or None."""
         fields = asdict(self) | {"target": None, "bound": None, "met": self.met}
         return fields | ({"target": self.target.value, "bound": self.target.bound} if self.target else {})
+
+
+def beside(results: Sequence[Result], cores_used: float | None, most: float = 0.15) -> list[Result]:
+    """Results of a time in which other programs used so many cores (None: unknown): quiet up to ``most``."""
+    return [replace(result, quiet=(cores_used or 0.0) <= most) for result in results]
 
 
 def alone(measure: str, unit: str, values: Sequence[float] | Values, target: Target | None = None) -> Result:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, Values, against, alone, left_out, write_results
+from benches.result import Result, Target, Values, against, alone, beside, left_out, write_results
 from benches.running import Told, command_line, run
 from benches.serving_data import WIDTH, Films, films, rows_alone
 from recsys.embedded.redis import EmbeddedRedis
@@ -41,7 +41,6 @@ RANK_MS, DISTURBED = Target(value=15, bound="most"), Target(value=2, bound="most
 FEAST = "Feast's Redis online store"
 FEAST_BYTES = 347  # a row of 16 float32 in Feast's layout, the least that was measured of it elsewhere
 _CLIENTS, _KEYS_A_CALL = 32, 100
-_QUIET_CORES = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
             told(what)
             results += measured(served)
     others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=others <= _QUIET_CORES) for line in results]
+    results = beside(results, others)
     about = {"sizes": str(sizes), "cores used by others": others}
     plots: list[Plot] = []
     told(f"written: {', '.join(map(str, write_results(folder, 'serving', TITLE, results, about, plots)))}")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, Values, against, alone, write_results
+from benches.result import Result, Target, Values, against, alone, beside, write_results
 from benches.running import Told, command_line, run
 from benches.stream_data import FEATURES, NUM_PARTITIONS, event_messages, example_messages
 from recsys.batches.batch import LabelledBatch
@@ -35,7 +35,6 @@ from recsys.training.report import Plot
 
 TITLE = "Streams"
 OF_BARE, EXAMPLES_A_SECOND = Target(value=0.7), Target(value=500_000)
-_QUIET_CORES = 0.15
 _EVENTS = 1000  # in an Arrow message
 
 
@@ -71,7 +70,7 @@ def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:
         told("fetch sizes")
         swept, plot = fetch_sizes(sizes, servers)
     others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=others <= _QUIET_CORES) for line in (*results, *swept)]
+    results = beside([*results, *swept], others)
     about = {"sizes": str(sizes), "cores used by others": others}
     told(f"written: {', '.join(map(str, write_results(folder, 'stream', TITLE, results, about, [plot])))}")
     return results

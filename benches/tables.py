@@ -23,7 +23,7 @@ from redis import Redis
 
 from benches.draws import LAWS, Batch, Law, draw
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, against, write_results
+from benches.result import Result, Target, against, beside, write_results
 from benches.row_measures import Call, count, rates
 from benches.running import Told, command_line, run
 from recsys.batches.batch import Bag
@@ -59,7 +59,6 @@ KINDS = tuple(kind for kind in TABLES if kind not in ("pruned", "codes"))  # tho
 MAPPED = ("graphhash", "double_graphhash")  # as large as the map that they are given
 SINGLE = 0.8
 QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2, "turns": 1}
-_QUIET_CORES = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +133,7 @@ def measure(sizes: Sizes, folder: Path, told: Told, *, cpu: bool = False) -> lis
         told("lookups from Redis")
         results += serving(learners, sizes, folder)
     others = neighbours.cores_used() or 0.0
-    results = [replace(line, quiet=cpu or others <= _QUIET_CORES) for line in results]
+    results = beside(results, 0.0 if cpu else others)
     taken = {kind: one.table.nbytes("serving", one.store.num_rows()).total for kind, one in learners.items()}
     about = {
         "sizes": str(sizes),

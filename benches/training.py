@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, against, left_out, write_results
+from benches.result import Result, Target, against, beside, left_out, write_results
 from benches.running import Told, command_line, run
 from recsys.batches.batch import LabelledBatch
 from recsys.features.declarations import Feature
@@ -103,10 +103,11 @@ def measure(shapes: Sequence[Shape], folder: Path, told: Told) -> list[Result]:
     neighbours, results = Neighbours(), list[Result]()
     for shape in shapes:
         told(f"training in {shape.name} shape, {shape.rounds} rounds of {shape.batches} batches")
-        with tempfile.TemporaryDirectory() as beside:
-            results += _measure_shape(shape, Path(beside))
+        with tempfile.TemporaryDirectory() as place:
+            results += _measure_shape(shape, Path(place))
     used = neighbours.cores_used()
     about = {"threads": 1, "others used cores": used}
+    results = beside(results, used, _QUIET_CORES)
     if used is not None and used > _QUIET_CORES:
         told(f"other programs used {used:.1f} cores meanwhile: rates are too low, and ratios rough")
     write_results(folder, "training", "Training in epochs", results, about, plots=[])

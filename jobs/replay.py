@@ -1,26 +1,13 @@
 """Replay recorded events into a Kafka: ``python -m jobs.replay kafka.bootstrap_servers=HOST:PORT``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from jobs.launch import job
-from jobs.sections import Text
+from jobs.sections import ExternalKafka
 from recsys.features.declarations import DataSet
 from recsys.fields import Above, AtLeast, build
-from recsys.streams.security import check_security
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kafka:
-    """``kafka``: an external one."""
-
-    bootstrap_servers: Text
-    security: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        check_security(self.security)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +19,7 @@ class ReplaySettings:
     events_per_second: Annotated[float, Above(0)] | None
     limit: Annotated[int, AtLeast(1)] | None
     end: bool
-    kafka: Kafka
+    kafka: ExternalKafka
 
 
 @job("replay")

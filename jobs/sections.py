@@ -1,12 +1,25 @@
 """Sections that the YAML of several jobs has, field for field; ``recsys.fields.build`` checks them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from recsys.fields import NotEmpty
+from recsys.streams.security import check_security
 
 Text = Annotated[str, NotEmpty()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalKafka:
+    """``kafka``: an external one, and how to log in to it."""
+
+    bootstrap_servers: Text
+    security: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_security(self.security)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,31 +1,18 @@
 """Keep users' sessions in Redis: ``python -m jobs.session_online kafka.bootstrap_servers=HOST:PORT redis.url=URL``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job
-from jobs.sections import Serving, Text
+from jobs.sections import ExternalKafka, Serving, Text
 from recsys.fields import Above, AtLeast, build
-from recsys.streams.security import check_security
 
 if TYPE_CHECKING:
     from recsys.streams.source import Partition, Record, Source
     from recsys.sync.session_state import SessionStates
 
 Count = Annotated[int, AtLeast(1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kafka:
-    """``kafka``: an external one."""
-
-    bootstrap_servers: Text
-    security: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        check_security(self.security)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +42,7 @@ class SessionOnlineSettings:
     fresh_seconds: Annotated[float, AtLeast(0)]
     ranking: Ranking
     serving: Serving
-    kafka: Kafka
+    kafka: ExternalKafka
     redis: ExternalRedis
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-    from recsys.models.recommender import Blueprint
+    from recsys.models.recommender import Blueprint, Recommender
     from recsys.rows.store import RowGroup, RowStore, Snapshot
     from recsys.runtime.sections import TrainConfig
     from recsys.tabular.prepared import PreparedExamples
@@ -230,12 +230,11 @@ def _run_in_epochs(
     recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
     with _rows(settings, recommender.groups, console) as store, _progress(console) as on_step:
         trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
-        if resumed is not None:
-            store.restore(resumed[0].rows)
-        elif start is not None:
-            store.restore(start)
-        else:
+        begun = start if resumed is None else resumed[0].rows
+        if begun is None:
             trainer.start()
+        else:
+            store.restore(begun)
         keeper = Keeper(
             folder,
             trainer,
@@ -251,18 +250,7 @@ def _run_in_epochs(
             keeper.restore_best()
             test = evaluate(trainer, parts.test)
             keeper.checkpoint(course)
-        summary = {
-            "test": test,
-            "valid": course.history,
-            "best_at": course.best_at,
-            "steps": course.num_steps,
-            "steps_clipped": course.num_clipped,
-            "examples": parts.num_examples,
-            "rows": (num_rows := store.num_rows()),
-            "bytes": store.nbytes,
-            "tables": recommender.embeddings.sizes(num_rows),
-            **_of_data(parts),
-        }
+        summary = {**_of_course(course, test), **_of_rows(recommender, store), **_of_data(parts)}
     console.print(f"test AUC {test['auc']:.4f}  logloss {test['logloss']:.4f}  calibration {test['calibration']:.3f}")
     if parts.seen is not None:
         _write_seen(parts.seen, folder)
@@ -270,9 +258,27 @@ def _run_in_epochs(
     _say_where(summary, folder, console)
 
 
+def _of_course(course: "Course", test: dict[str, float]) -> dict[str, Any]:
+    """How training went, and what its best was worth."""
+    return {
+        "test": test,
+        "valid": course.history,
+        "best_at": course.best_at,
+        "steps": course.num_steps,
+        "steps_clipped": course.num_clipped,
+    }
+
+
+def _of_rows(recommender: "Recommender", store: "RowStore") -> dict[str, Any]:
+    """What the store holds, and what its tables take."""
+    num_rows = store.num_rows()
+    return {"rows": num_rows, "bytes": store.nbytes, "tables": recommender.embeddings.sizes(num_rows)}
+
+
 def _of_data(parts: _Parts) -> dict[str, Any]:
-    """What its preparation knows of the data: the best AUC that can be, or that it is a sample alone."""
-    return {name: parts.about[name] for name in ("best_auc", "sample") if name in parts.about}
+    """How many examples there are, and what their preparation knows: the best AUC that can be, or a sample alone."""
+    known: dict[str, Any] = {name: parts.about[name] for name in ("best_auc", "sample") if name in parts.about}
+    return {"examples": parts.num_examples, **known}
 
 
 def _fit(settings: "TrainConfig", trainer: "Trainer", parts: _Parts, keeper: "Keeper", course: "Course") -> "Course":
@@ -350,9 +356,7 @@ def _run_in_order(
         summary = {
             **figures,
             "examples": recorded.examples.num_rows,
-            "rows": (num_rows := store.num_rows()),
-            "bytes": store.nbytes,
-            "tables": recommender.embeddings.sizes(num_rows),
+            **_of_rows(recommender, store),
         }
     _write_seen(recorded.examples, folder)
     write_json(folder / "summary.json", summary)

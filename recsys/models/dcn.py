@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.inputs import Count, Inputs, flat
-from recsys.models.layers import MLP, DeepConfig, linear
+from recsys.models.layers import DeepConfig, linear, mlp_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,7 @@ class DCN(nn.Module):
         self.cross = VectorCrossNetwork(inputs.num_flat, config.num_cross_layers, generator=generator)
         num_joined, self.mlp = inputs.num_flat, None
         if config.hidden_sizes:
-            self.mlp = MLP(
-                inputs.num_flat,
-                config.hidden_sizes,
-                dropout=config.dropout,
-                batch_norm=config.batch_norm,
-                generator=generator,
-            )
+            self.mlp = mlp_of(config, inputs.num_flat, generator=generator)
             num_joined += self.mlp.num_outputs
         self.output = linear(num_joined, 1, generator=generator)
 

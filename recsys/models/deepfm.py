@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.inputs import Inputs, WithLinearPart, flat
-from recsys.models.layers import MLP, DeepConfig, fm_second_order, linear
+from recsys.models.layers import DeepConfig, fm_second_order, linear, mlp_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,7 @@ class DeepFM(nn.Module):
         self.config = config
         self.bias = nn.Parameter(torch.zeros(()))
         self.number_weights = nn.Parameter(torch.zeros(inputs.num_numbers))
-        self.mlp = MLP(
-            inputs.num_flat,
-            config.hidden_sizes,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            generator=generator,
-        )
+        self.mlp = mlp_of(config, inputs.num_flat, generator=generator)
         self.mlp_output = linear(self.mlp.num_outputs, 1, bias=False, generator=generator)
 
     def forward(self, embeddings_BFD: Tensor, first_order_BF: Tensor, numbers_BM: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.inputs import Count, Inputs, flat
-from recsys.models.layers import MLP, DeepConfig, linear
+from recsys.models.layers import DeepConfig, linear, mlp_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,7 @@ class GDCN(nn.Module):
         super().__init__()
         self.config = config
         self.cross = GatedCrossNetwork(inputs.num_flat, config.num_cross_layers, generator=generator)
-        self.mlp = MLP(
-            inputs.num_flat,
-            config.hidden_sizes,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            generator=generator,
-        )
+        self.mlp = mlp_of(config, inputs.num_flat, generator=generator)
         num_joined = self.mlp.num_outputs + (inputs.num_flat if config.structure == "parallel" else 0)
         self.output = linear(num_joined, 1, generator=generator)
 

@@ -101,18 +101,23 @@ class DeepConfig(ModelConfig):
     batch_norm: bool = False
 
 
+def mlp_of(config: DeepConfig, num_inputs: int, *, generator: torch.Generator) -> MLP:
+    """The MLP that a model's config describes."""
+    return MLP(
+        num_inputs,
+        config.hidden_sizes,
+        dropout=config.dropout,
+        batch_norm=config.batch_norm,
+        generator=generator,
+    )
+
+
 class Tower(nn.Module):
     """An MLP and a linear layer to one logit: (B, ``num_inputs``) → (B,)."""
 
     def __init__(self, num_inputs: int, config: DeepConfig, *, bias: bool = True, generator: torch.Generator) -> None:
         super().__init__()
-        self.mlp = MLP(
-            num_inputs,
-            config.hidden_sizes,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            generator=generator,
-        )
+        self.mlp = mlp_of(config, num_inputs, generator=generator)
         self.output = linear(self.mlp.num_outputs, 1, bias=bias, generator=generator)
 
     def forward(self, inputs_BI: Tensor) -> Tensor:

@@ -87,11 +87,10 @@ class GraphHashPlan(TablePlan):
         """A map is as large as it was made: a budget can only refuse it."""
         if self.budget is None and self.compression is None:
             return
-        allowed = self.budget if self.budget is not None else full_bytes / (self.compression or 1)
-        asked = f"budget={self.budget}" if self.budget is not None else f"compression={self.compression:g}"
+        allowed, asked = self._allowed(full_bytes)
         if num_bytes > allowed:
             raise ConfigError(
-                f"table.{asked} allows {int(allowed):,} bytes, and these tables take {num_bytes:,} at least; give "
+                f"{asked} allows {int(allowed):,} bytes, and these tables take {num_bytes:,} at least; give "
                 f"budget={num_bytes} or more, or make a map of fewer buckets with python -m jobs.cluster"
             )
 

@@ -76,7 +76,7 @@ class TablePlan(ABC):
         sizes: Mapping[str, int] = {}
         if not self.is_sized and (self.compression or self.budget):
             tables = [sized(users, name) for name, users in groups.items()]
-            sizes = self._sizes(tables, *self._allowed(tables))
+            sizes = self._sizes(tables, *self._allowed(sum(table.full_bytes for table in tables)))
         return [config(users, name, sizes.get(name)) for name, users in groups.items()]
 
     def grouped(self, features: Sequence[Feature]) -> Mapping[str, Sequence[Feature]]:
@@ -118,12 +118,11 @@ class TablePlan(ABC):
         """Sizes of tables that take no more than ``num_bytes``; an error names what was ``asked``."""
         return share_out(tables, num_bytes, asked)
 
-    def _allowed(self, tables: Sequence[Sized]) -> tuple[float, str]:
-        """How many bytes all tables may take, and who says so."""
+    def _allowed(self, full_bytes: int) -> tuple[float, str]:
+        """How many bytes all tables may take, where full ones take ``full_bytes``, and who says so."""
         if self.budget is not None:
             return self.budget, f"table.budget={self.budget}"
         assert self.compression is not None
-        full_bytes = sum(table.full_bytes for table in tables)
         return full_bytes / self.compression, f"table.compression={self.compression:g}"
 
     def _required_ids(self, users: Sequence[Feature], *, alone: bool) -> int:

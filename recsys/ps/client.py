@@ -133,6 +133,22 @@ class ShardedRows(RowStore):
         """Where each shard is: see StepShard.look."""
         return wait_all([shard.call("look") for shard in self.shards])
 
+    def position(self) -> dict[int, tuple[int, int]]:
+        """Where the streams of all workers stand."""
+        return furthest(wait_all([shard.call("position") for shard in self.shards]))
+
+    def settled(self) -> list[dict[str, int]]:
+        """Where each shard is. One that was lost when the last worker had left is told where the others stand."""
+        looks = self.look()
+        lost = [shard for shard, look in zip(self.shards, looks, strict=True) if look["is_lost"]]
+        others = [shard for shard, look in zip(self.shards, looks, strict=True) if not look["is_lost"]]
+        if not (lost and others) or any(look["expected"] for look in looks if not look["is_lost"]):
+            return looks
+        step = max(look["applied"] for look in looks if not look["is_lost"])
+        position = furthest([shard.call("position")() for shard in others])
+        wait_all([shard.call("catch_up", step, position) for shard in lost])
+        return self.look()
+
     def at_one_step(self, calls: Sequence[tuple[Any, ...]], method: str = "at") -> list[Any]:
         """Each shard's answer to its call of a store's method (name, arguments …), all after the same step.
 
@@ -142,7 +158,7 @@ class ShardedRows(RowStore):
         self.flush()
         ahead = 0
         while True:
-            step = max(look["applied"] for look in self.look()) + ahead
+            step = max(look["applied"] for look in self.settled()) + ahead
             pending = [s.call(method, step, PATIENCE_SECONDS, *c) for s, c in zip(self.shards, calls, strict=True)]
             answers = [_unless_late(answer) for answer in pending]
             reached = {answer[0] for answer in answers if answer is not None}
@@ -217,6 +233,19 @@ def _same(known_N: Keys, keys_N: Keys) -> bool:
 def wait_all(pending: Sequence[Pending]) -> list[Any]:
     """The answers, in the order of the calls."""
     return [answer() for answer in pending]
+
+
+def furthest(positions: Sequence[StreamPosition]) -> dict[int, tuple[int, int]]:
+    """Where the streams stand: all shards say the same, but one that was lost may not have heard of all of them.
+
+    >>> furthest([{0: (9, 90), 1: (2, 20)}, {0: (7, 70)}])
+    {0: (9, 90), 1: (2, 20)}
+    """
+    furthest: dict[int, tuple[int, int]] = {}
+    for position in positions:
+        for partition, at in position.items():
+            furthest[partition] = max(at, furthest.get(partition, at), key=lambda at: at[1])
+    return furthest
 
 
 def _unless_late(answer: Pending) -> Any:

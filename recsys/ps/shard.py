@@ -128,8 +128,20 @@ class StepShard:
         with self._lock:
             self.steps.regroup(members)
 
+    def let_go(self) -> None:
+        """See Steps.let_go."""
+        with self._lock:
+            self.steps.let_go()
+
+    def catch_up(self, step: int, position: StreamPosition) -> None:
+        """See Steps.catch_up."""
+        with self._lock:
+            self.steps.catch_up(step, position)
+
     def look(self) -> dict[str, int]:
-        """Where the shard is: ``applied``, ``newest`` step, parts that ``wait``, steps ``lost``."""
+        """Where the shard is: ``applied``, ``newest`` step, parts that ``wait``, steps ``lost``; and, 0 or 1, whether
+        it ``is_lost``, and whether a step is ``expected``.
+        """
         with self._lock:
             steps = self.steps
             return {
@@ -137,6 +149,8 @@ class StepShard:
                 "newest": steps.newest,
                 "waiting": steps.num_waiting,
                 "lost": steps.num_lost,
+                "is_lost": int(steps.is_lost),
+                "expected": int(steps.expected),
             }
 
     def taken(self) -> dict[int, tuple[int, StreamPosition]]:

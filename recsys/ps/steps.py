@@ -93,10 +93,33 @@ class Steps:
         self._members.pop(worker, None)
         self._advance()
 
+    def let_go(self) -> None:
+        """Workers have gone on without this store: the first step that is whole is the next, what lies between lost."""
+        self._lost = True
+        self._advance()
+
+    def catch_up(self, step: int, position: StreamPosition) -> None:
+        """Nobody takes steps any more, and the other stores have come to this one: what lies between is lost."""
+        self._members, self._parts, self._lost = {}, {}, False
+        self.num_lost += max(0, step - self.applied)
+        self.applied = max(step, self.applied)
+        self.position.update(position)
+        self._advance()
+
     @property
     def newest(self) -> int:
         """The latest step of which a part has come."""
         return max(self._parts, default=self.applied)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this store is an older one than workers believe, and no step has been whole since."""
+        return self._lost
+
+    @property
+    def expected(self) -> bool:
+        """Whether anybody will take a step."""
+        return bool(self._members or self._parts)
 
     @property
     def num_waiting(self) -> int:
@@ -124,7 +147,7 @@ class Steps:
     def after(self, step: int) -> "Future[None]":
         """Answers when a step has been applied; at once where what is waited for may never come."""
         future: Future[None] = Future()
-        if step <= self.applied or self._lost or not self._expected:
+        if step <= self.applied or self._lost or not self.expected:
             future.set_result(None)
         else:
             self._waiting.setdefault(step, []).append(future)
@@ -149,16 +172,12 @@ class Steps:
 
     # --- applying
 
-    @property
-    def _expected(self) -> bool:
-        return bool(self._members or self._parts)
-
     def _advance(self) -> None:
         """Apply every step that is whole, in order, and let go on who waited."""
         while (step := self._next()) is not None:
             self._apply(step)
             self._meet()
-        for step in [step for step in self._waiting if step <= self.applied or not self._expected]:
+        for step in [step for step in self._waiting if step <= self.applied or self._lost or not self.expected]:
             for future in self._waiting.pop(step):
                 future.set_result(None)
         self._meet()
@@ -197,11 +216,11 @@ class Steps:
 
     def _meet(self) -> None:
         """Keep the appointments at this step, or all where no step will follow."""
-        due = [step for step in self._appointments if step <= self.applied or not self._expected]
+        due = [step for step in self._appointments if step <= self.applied or not self.expected]
         for step in due:
             for action, future in self._appointments.pop(step):
                 try:
-                    if step < self.applied and self._expected:  # a lost store went past it
+                    if step < self.applied and self.expected:  # a lost store went past it
                         raise TooLate(step)
                     future.set_result(action())
                 except Exception as error:

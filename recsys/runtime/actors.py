@@ -32,11 +32,11 @@ class Placement:
 
 
 def start_actor(
-    kind: type, *arguments: Any, threads: int = 1, placement: Placement | None = None, restarts: bool = False
+    kind: type, *arguments: Any, threads: int = 1, placement: Placement | None = None, restarts: int = 0
 ) -> Any:
     """An actor of a plain class. ``threads`` above 1 lets it be asked while it runs something long.
 
-    With ``restarts`` Ray makes it anew, here or on another node, as often as it dies, and calls it again with what it
+    Where it dies Ray makes it anew, here or on another node, up to ``restarts`` times, and calls it again with what it
     had not answered.
     """
     placement = placement or Placement()
@@ -48,7 +48,7 @@ def start_actor(
         "max_concurrency": threads,
     }
     if restarts:
-        options |= {"max_restarts": -1, "max_task_retries": -1}
+        options |= {"max_restarts": restarts, "max_task_retries": -1}
     return ray.remote(kind).options(**options).remote(*arguments)
 
 

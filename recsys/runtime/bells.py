@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from recsys.runtime.lanes import FOLDER, Laid, LaneLost
+from recsys.runtime.lanes import FOLDER, Laid, LaneLost, OtherEndGone
 
 _MOST_BYTES = 1 << 16  # of a message: the kernel takes three times that
 _KEPT = 8  # answers; a worker waits for two at most
@@ -78,23 +78,23 @@ class Bell:
         return cls(end)
 
     def send(self, message: Message) -> None:
-        """Tell the other end; LaneLost where it is gone, or the message is too long."""
+        """Tell the other end; OtherEndGone where it is, LaneLost where the message is too long."""
         payload = _encoder.encode(message)
         if len(payload) > _MOST_BYTES:
             raise LaneLost(f"a message of {len(payload)} bytes; a bell takes {_MOST_BYTES}")
         try:
             self._end.send(payload)
         except OSError as error:
-            raise LaneLost(f"the other end is gone ({error.strerror})") from error
+            raise OtherEndGone(f"the other end is gone ({error.strerror})") from error
 
     def receive(self) -> Message:
-        """The next message; LaneLost where the other end is gone."""
+        """The next message; OtherEndGone where the other end is."""
         try:
             size = self._end.recv_into(self._buffer)
         except OSError as error:
-            raise LaneLost(f"the other end is gone ({error.strerror})") from error
+            raise OtherEndGone(f"the other end is gone ({error.strerror})") from error
         if size == 0:
-            raise LaneLost("the other end is gone")
+            raise OtherEndGone("the other end is gone")
         message: Message = _decoder.decode(memoryview(self._buffer)[:size])
         return message
 

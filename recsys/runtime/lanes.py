@@ -27,6 +27,10 @@ class LaneLost(ServiceError):
     """There is no lane: no shared memory, or the other end is on another machine, or was made anew."""
 
 
+class OtherEndGone(LaneLost):
+    """There was a lane: who answered through it has died, or has given it up."""
+
+
 class Laid(NamedTuple):
     """Arrays of several groups that lie in a region: (group, number of rows, width); width 0 is keys."""
 
@@ -42,6 +46,7 @@ class Lane:
     >>> keys, rows = other.get(PUSH, *laid)
     >>> keys["item"].tolist(), rows["item"].shape
     ([7, 8], (2, 3))
+    >>> lane.unlink()
     """
 
     def __init__(self, name: str, memory: mmap.mmap) -> None:

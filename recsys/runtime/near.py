@@ -5,13 +5,14 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from recsys.hashing import Keys
+from recsys.ps.absence import ShardAway
 from recsys.ps.client import Pending
 from recsys.ps.shard import Refreshed
 from recsys.ps.steps import Part
 from recsys.rows.store import RowGroup
 from recsys.runtime.actors import wait_for
-from recsys.runtime.bells import Bell, Door, Message, Push, Read
-from recsys.runtime.lanes import PUSH, PUSH_ANSWER, READ, READ_ANSWER, Laid, Lane, LaneLost, bytes_for
+from recsys.runtime.bells import Bell, Door, Push, Read
+from recsys.runtime.lanes import PUSH, PUSH_ANSWER, READ, READ_ANSWER, Laid, Lane, LaneLost, OtherEndGone, bytes_for
 from recsys.runtime.shards import RayShard
 
 _FIRST_BYTES = 1 << 20
@@ -35,7 +36,8 @@ class NearShard:
     """A RayShard for one thread, which waits for each read's and each push's answer before the next.
 
     Where the shard is on another machine, or there is no shared memory, everything goes by Ray; and what was asked of
-    a shard that has died meanwhile, once more: Ray knows whether it comes back.
+    a shard that has died meanwhile, once more: Ray knows whether it comes back. Unless its RayShard ``waits``, that
+    raises ShardAway.
     """
 
     def __init__(self, shard: RayShard, widths: Mapping[str, int]) -> None:
@@ -55,6 +57,10 @@ class NearShard:
         if method == "push":
             return self._push(*arguments)
         return self._shard.call(method, *arguments)
+
+    def back(self) -> Callable[[], bool]:
+        """See RayShard.back."""
+        return self._shard.back()
 
     def _read(self, method: str, keys: Mapping[str, Keys], *others: int) -> Pending:
         arguments = (keys, *others) if method == "pull" else (*others, keys)
@@ -90,32 +96,29 @@ class NearShard:
         self, line: _Line, message: Read | Push, read: Callable[[tuple[Laid, ...]], Any], otherwise: tuple[Any, ...]
     ) -> Pending:
         """Ring; what ``read`` makes of the answer, or the answer by Ray where nobody answers here any more."""
-        if not self._sent(line, message):
-            return self._shard.call(*otherwise)
+        try:
+            line.bell.send(message)
+        except LaneLost as lost:
+            return self._without(line, lost, otherwise)
 
         def answer() -> Any:
             try:
                 answered = line.bell.answer_to(message.number)
-            except LaneLost:
-                self._drop(line)
-                return self._shard.call(*otherwise)()
+            except LaneLost as lost:
+                return self._without(line, lost, otherwise)()
             if answered.failed:
                 wait_for(self._shard.actor.failed.remote(line.lane.name, message.number))
             return None if answered.laid is None else read(answered.laid)
 
         return remembered(answer)
 
-    def _sent(self, line: _Line, message: Message) -> bool:
-        try:
-            line.bell.send(message)
-        except LaneLost:
-            self._drop(line)
-            return False
-        return True
-
-    def _drop(self, line: _Line) -> None:
+    def _without(self, line: _Line, lost: LaneLost, otherwise: tuple[Any, ...]) -> Pending:
+        """The same by Ray; ShardAway where nobody answers here any more, and one does not wait for it to come back."""
         if self._line is line:
             self._line = None
+        if isinstance(lost, OtherEndGone) and not self._shard.waits:
+            raise ShardAway(str(lost)) from lost
+        return self._shard.call(*otherwise)
 
     def _line_of(self, num_bytes: int) -> _Line | None:
         """A line whose lane's regions hold so much; None where there can be none."""

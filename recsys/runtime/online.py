@@ -60,6 +60,7 @@ class Trained:
     lost_steps: int  # of single shards, where they alone return to a checkpoint
     finished: bool  # the stream came to its end, rather than the user's patience
     seconds: float
+    unsaved: str = ""  # why the last checkpoint could not be written
 
 
 @contextmanager
@@ -115,13 +116,14 @@ def _trained(
         published=_published(run),
         delays_ms=run.delays_ms(),
         store=run.store,
-        features=[FeatureState.from_json(dict(state["features"])) for state in watch.saved.state.joiners],
+        features=[FeatureState.from_json(dict(state["features"])) for state in watch.state.joiners],
         join_counts=join_counts(run.joiner_status()),
-        unknown_ids=watch.saved.state.about["unknown_ids"],
+        unknown_ids=watch.state.about["unknown_ids"],
         recoveries=watch.recoveries,
         lost_steps=watch.lost_steps,
-        finished=watch.saved.state.about["finished"],
+        finished=watch.state.about["finished"],
         seconds=watch.history[-1].seconds,
+        unsaved=watch.unsaved,
     )
 
 

@@ -132,7 +132,7 @@ class OnlineRun:
     def replace_worker(self, worker: int) -> None:
         """Put another in a lost worker's place: it takes the steps that a shard still misses of it."""
         step, position = self._taken_by(worker) or self._furthest()
-        known = {**self._begun.position, **self.store.shards[0].call("position")(), **position}
+        known = {**self._begun.position, **self.store.position(), **position}
         task = self._task(worker, step, {partition: known[partition] for partition in self._partitions_of(worker)})
         self.workers[worker] = self._started(WorkerActor, task, threads=8, placement=self.settings.placement.worker)
         self.training[worker] = self.workers[worker].run.remote()
@@ -168,9 +168,9 @@ class OnlineRun:
 
     def _reached(self) -> tuple[int, dict[int, tuple[int, int]]]:
         """The step that all shards have applied, and the streams' positions after it: nobody trains."""
-        steps = [look["applied"] for look in self.store.look()]
+        steps = [look["applied"] for look in self.store.settled()]
         assert len(set(steps)) == 1, steps
-        return steps[0], self.store.shards[0].call("position")()
+        return steps[0], self.store.position()
 
     # --- what is told of it
 
@@ -244,7 +244,7 @@ class OnlineRun:
             members=dict.fromkeys(range(self.num_workers), start.step + 1),
             staleness=settings.staleness,
             above=0 if start.published is None else start.published.newest_row,
-            again=settings.recovery.mode == "available",
+            restarts=settings.recovery.max_recoveries if settings.recovery.mode == "available" else 0,
         )
         groups = self.recommender.groups
         shards = start_shards(groups, settings.topology.num_shards, begin, settings.placement.shard)
@@ -310,6 +310,7 @@ class OnlineRun:
             predictions=settings.folder / "predictions",
             archive=settings.folder / "archive",
             archiving=settings.archiving,
+            goes_on=settings.recovery.mode == "available",
             max_examples=settings.max_examples,
             max_seconds=settings.max_seconds,
             idle_seconds=settings.times.idle_seconds if live else None,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys.ps.client import wait_all
+from recsys.ps.client import furthest, wait_all
 from recsys.ps.routing import merge_snapshots
 from recsys.rows.store import DENSE, Cursor, Snapshot, StreamPosition
 from recsys.runtime.actors import ActorDied, wait_for
@@ -54,13 +54,14 @@ class Saver:
         step = self._run.store.step
         self._have_logged(step)
         parts = wait_all([shard.call("write", folder, name) for shard in self._run.store.shards])
-        state = self._state(step, held, states)
+        position = furthest([part.position for part in held])
+        state = self._state(step, position, states)
         dense = merge_snapshots([Snapshot((0,), {DENSE: part.dense}) for part in held if part.dense]).groups[DENSE]
         self._checkpoints.commit(name, parts, dense, state, base.name)
         cursors = [tuple(part["cursor"]) for part in parts]
         self._run.store.acknowledge(_CONSUMER, tuple(cursor[0] for cursor in cursors))
         self._last, self.saved_at = (name, cursors), time.monotonic()
-        self._tell_joiners(_furthest(held))
+        self._tell_joiners(position)
         saved = Saved(
             name,
             step,
@@ -72,6 +73,12 @@ class Saver:
         )
         self._metrics.checkpointed(saved.seconds, saved.pause_seconds, saved.bytes)
         return saved
+
+    def state(self) -> State:
+        """What a checkpoint would say of now, when nobody trains: where none can be written."""
+        states = [wait_for(joiner.state.remote()) for joiner in self._run.joiners]
+        step = self._run.store.settled()[0]["applied"]
+        return self._state(step, self._run.store.position(), states)
 
     def age_seconds(self) -> float:
         """Since the last checkpoint."""
@@ -102,7 +109,7 @@ class Saver:
             for answer in [joiner.learned.remote(numbers) for joiner in self._run.joiners]:
                 wait_for(answer)
 
-    def _state(self, step: int, held: Sequence[Held], states: Sequence[dict[str, Any]]) -> State:
+    def _state(self, step: int, position: StreamPosition, states: Sequence[dict[str, Any]]) -> State:
         trained = self._run.worker_status()
         about = {
             "data": self._run.settings.data_name,
@@ -116,17 +123,8 @@ class Saver:
             joiners=states,
             about=about,
             step=step,
-            position={str(partition): list(at) for partition, at in sorted(_furthest(held).items())},
+            position={str(partition): list(at) for partition, at in sorted(position.items())},
         )
-
-
-def _furthest(held: Sequence[Held]) -> dict[int, tuple[int, int]]:
-    """Where the streams stand: all shards say the same, but one that was lost may not have heard of all of them."""
-    position: dict[int, tuple[int, int]] = {}
-    for part in held:
-        for partition, at in part.position.items():
-            position[partition] = max(at, position.get(partition, at), key=lambda at: at[1])
-    return position
 
 
 @dataclass(frozen=True)

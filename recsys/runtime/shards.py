@@ -4,7 +4,7 @@ A shard that begins anew needs no torch, and does not load it.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import ray
 
 from recsys.errors import ServiceError
 from recsys.hashing import Keys
+from recsys.ps.absence import ShardAway
 from recsys.ps.client import Pending, wait_all
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets, split_snapshot
 from recsys.ps.shard import Refreshed, StepShard
@@ -21,7 +22,7 @@ from recsys.rows.files import write_part
 from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
 from recsys.rows.store import DENSE, Cursor, GroupSnapshot, RowGroup, Snapshot, StreamPosition
-from recsys.runtime.actors import Placement, start_actor, wait_for
+from recsys.runtime.actors import ActorDied, Placement, start_actor, wait_for
 from recsys.runtime.answering import Answering
 from recsys.runtime.metrics import ShardMetrics
 
@@ -36,8 +37,8 @@ class Begin:
 
     A new run that begins with what another has ``learned`` (folder and name of that checkpoint) has no ``name`` yet.
 
-    Its sequence numbers go on ``above`` those of what was published before. ``again`` says that Ray makes the shard
-    anew where it dies; it then takes the newest checkpoint there is.
+    Its sequence numbers go on ``above`` those of what was published before. Where it dies Ray makes it anew, up to
+    ``restarts`` times; it then takes the newest checkpoint there is.
     """
 
     start: Snapshot
@@ -49,7 +50,7 @@ class Begin:
     members: Mapping[int, int] = field(default_factory=dict)
     staleness: int = 0
     above: int = 0
-    again: bool = False
+    restarts: int = 0
 
 
 class Held(NamedTuple):
@@ -66,7 +67,7 @@ class RowShard:
     def __init__(self, groups: Sequence[RowGroup], shard: int, num_shards: int, begin: Begin) -> None:
         store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
         self._share = (shard, num_shards)
-        lost = begin.again and ray.get_runtime_context().was_current_actor_reconstructed
+        lost = begin.restarts > 0 and ray.get_runtime_context().was_current_actor_reconstructed
         self._made_again_at = time.time_ns() if lost else 0
         if lost:
             begin = _newest(begin)
@@ -201,28 +202,52 @@ def _first_rows(begin: Begin, groups: Mapping[str, RowGroup], shard: int, num_sh
 
 @dataclass(frozen=True)
 class RayShard:
-    """A shard seen from elsewhere; can be sent to other actors."""
+    """A shard seen from elsewhere; can be sent to other actors.
+
+    Where it dies and Ray makes it anew, who calls waits; or, unless it ``waits``, a step's calls raise ShardAway.
+    """
 
     actor: Any
+    waits: bool = True
 
     def call(self, method: str, *arguments: Any) -> Pending:
         """Start a call; the result waits for its answer. The calls of every step go packed."""
         if method == "pull":
             keys, *after = arguments
-            pulled = self.actor.pull.remote(PackedKeys.of(keys), *after)
-            return lambda: wait_for(pulled).unpack()
+            pulled = self._of_a_step("pull", PackedKeys.of(keys), *after)
+            return lambda: pulled().unpack()
         if method == "prefetch":
             worker, step, keys = arguments
-            read = self.actor.prefetch.remote(worker, step, PackedKeys.of(keys))
-            return lambda: wait_for(read).unpack()
+            read = self._of_a_step("prefetch", worker, step, PackedKeys.of(keys))
+            return lambda: read().unpack()
         if method == "push":
-            pushed = self.actor.push.remote(*_packed(*arguments))
-            return lambda: _unpacked(wait_for(pushed))
+            pushed = self._of_a_step("push", *_packed(*arguments))
+            return lambda: _unpacked(pushed())
         if method in ("hold", "write", "look", "ready"):
             answer = getattr(self.actor, method).remote(*arguments)
         else:
             answer = self.actor.run.remote(method, *arguments)
         return lambda: wait_for(answer)
+
+    def back(self) -> Callable[[], bool]:
+        """Whether a shard that was away is there again, or never will be."""
+        ready = self.actor.ready.remote()
+        return lambda: bool(ray.wait([ready], timeout=0)[0])
+
+    def _of_a_step(self, method: str, *arguments: Any) -> Pending:
+        called = getattr(self.actor, method)
+        if self.waits:
+            waited = called.remote(*arguments)
+            return lambda: wait_for(waited)
+        asked = called.options(max_task_retries=0).remote(*arguments)
+
+        def answer() -> Any:
+            try:
+                return wait_for(asked)
+            except ActorDied as error:
+                raise ShardAway(str(error)) from error
+
+        return answer
 
 
 def _packed(part: Part, refresh: bool) -> tuple[Part, PackedKeys, PackedRows, PackedKeys, bool]:
@@ -254,7 +279,7 @@ def start_shards(
                 begin,
                 threads=_THREADS,
                 placement=placement,
-                restarts=begin.again,
+                restarts=begin.restarts,
             )
         )
         for shard in range(num_shards)

@@ -75,6 +75,7 @@ def summarize(trained: Trained) -> dict[str, Any]:
         **_percentiles("rank_ms", rank_ms(trained, users)),
         "parity_max_abs_error": parity_error(trained, users),
         "seconds": trained.seconds,
+        "unsaved": trained.unsaved or None,
         "versions": versions(),
     }
 
@@ -172,6 +173,10 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
     taken_along = any(
         r["mode"] == "available" and r["what"].startswith("worker") for r in summary.get("recoveries", ())
     )
+    if summary.get("unsaved"):
+        lines.append(
+            f"what was learned is published, but its last checkpoint could not be written: {summary['unsaved']}"
+        )
     for name in ("examples_lost", "examples_duplicated"):
         if summary[name] and name == "examples_lost" and taken_along:
             lines.append(f"{summary[name]} examples have no prediction on record: a killed worker took some along")

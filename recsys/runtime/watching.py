@@ -27,7 +27,7 @@ from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import start_at
 from recsys.streams.unread import Lag
 from recsys.sync.publisher import published_versions
-from recsys.training.checkpoint import Checkpoints
+from recsys.training.checkpoint import Checkpoints, State
 
 _LOOK_SECONDS = 0.5
 WORKERS_FILE = "workers"  # in a run's folder: how many there shall be
@@ -83,7 +83,8 @@ class Watch:
         self._checkpoints, self._source, self._say, self._begun = checkpoints, source, say, begun
         self.history: list[Progress] = []
         self.recoveries: list[Recovery] = []
-        self.saved: Saved
+        self.state: State  # what the last checkpoint says, or would
+        self.unsaved = ""  # why the last checkpoint could not be written
         self._started_at = time.monotonic()
         self._problem = ""
         self._metrics, self._lag_metrics = RunMetrics(), LagMetrics()
@@ -94,6 +95,7 @@ class Watch:
         asked = settings.folder / WORKERS_FILE
         self._workers_asked_at = asked.stat().st_mtime if asked.exists() else 0.0  # of a run before: this one is told
         self._num_workers = settings.topology.num_workers
+        self._replaced: dict[Any, tuple[int, float]] = {}  # by answer of who comes: which worker, and when it died
         self._saving: Future[Saved] | None = None
         self._background = ThreadPoolExecutor(1, thread_name_prefix="saving")
 
@@ -107,12 +109,13 @@ class Watch:
                 self._begin(run, saver, died_at)
                 self._watch(run, saver, on_progress)
                 self._settle()
-                self.saved = saver.save()
+                self._save_the_end(saver)
                 self._report(run, saver, on_progress)
                 return run
             except ActorDied as error:
                 died_at = time.monotonic()
                 run.kill()
+                self._replaced.clear()
                 self._settle()
                 self._check_hope(error)
                 start = self._last_checkpoint(run, start, error)
@@ -134,7 +137,7 @@ class Watch:
         if died_at is None:
             self._started_at = time.monotonic()
         if not self._checkpoints.names():
-            self.saved = saver.save()
+            self.state = saver.save().state
         self._begun()
         write_metrics_targets(self._settings.folder / METRICS_TARGETS)
         run.begin()
@@ -148,6 +151,7 @@ class Watch:
             while self._still_training(run) and (until is None or time.monotonic() < until):
                 if self._settings.recovery.mode == "available":
                     self._see_to_lost_shards(run)
+                    self._see_to_replaced_workers(run)
                 self._follow_workers_file(run)
                 self._save_in_the_background(saver)
                 self._report(run, saver, on_progress)
@@ -155,6 +159,7 @@ class Watch:
             pass  # the user has seen enough: finish as at the end of a stream
         for answer in run.stop():
             wait_for(answer)
+        self._see_to_replaced_workers(run)
 
     def _still_training(self, run: OnlineRun) -> bool:
         """See off who has ended by now; whether a worker has not, or another has taken its place."""
@@ -162,6 +167,17 @@ class Watch:
         for answer in done:
             self._see_off(run, answer)
         return any(answer not in done for answer in run.training)
+
+    def _save_the_end(self, saver: Saver) -> None:
+        """The last checkpoint. Where it can not be written, what was learned is published all the same."""
+        try:
+            self.state = saver.save().state
+        except ActorDied:
+            raise
+        except ServiceError as error:
+            self.unsaved = str(error)
+            self._say(f"no checkpoint: {error}")
+            self.state = saver.state()
 
     def _save_in_the_background(self, saver: Saver) -> None:
         """Take note of a checkpoint that is there, and begin the next when it is time."""
@@ -176,7 +192,7 @@ class Watch:
         if saving is None:
             return
         try:
-            self.saved = saving.result()
+            self.state = saving.result().state
             self._problem = ""
         except ActorDied:
             pass  # the watch finds out by itself
@@ -190,10 +206,20 @@ class Watch:
         """Take the answer of an actor that has ended: raise what ended it before its time, or replace a worker."""
         if answer in run.training and self._settings.recovery.mode == "available" and has_died(answer):
             died_at, worker = time.monotonic(), run.training.index(answer)
+            self._check_hope(ActorDied(f"worker {worker} died"))
             run.replace_worker(worker)
-            self._note_recovery("available", f"worker {worker}", run.store.look()[0]["applied"], died_at)
+            self._replaced[run.workers[worker].ready.remote()] = (worker, died_at)
         else:
             wait_for(answer)
+
+    def _see_to_replaced_workers(self, run: OnlineRun) -> None:
+        """Note those that are up by now."""
+        if not self._replaced:
+            return
+        up, _ = ray.wait([*self._replaced], num_returns=len(self._replaced), timeout=0)
+        for answer in up:
+            worker, died_at = self._replaced.pop(answer)
+            self._note_recovery("available", f"worker {worker}", run.store.look()[0]["applied"], died_at)
 
     def _see_to_lost_shards(self, run: OnlineRun) -> None:
         """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
@@ -244,7 +270,7 @@ class Watch:
             if run.training:
                 ray.wait(run.stop(), num_returns=len(run.training))
                 self._settle()
-                self.saved = saver.save()
+                self.state = saver.save().state
             kept = f"what was learned is in {folder}: go on with resume={folder}"
         except (RecsysError, ray.exceptions.RayError) as also:
             kept = f"nothing more could be saved ({also}); the last checkpoint is {self._checkpoints.names()[-1:]}"
@@ -279,7 +305,7 @@ class Watch:
         joined = join_counts(joiners)
         published = run.published_status()
         seconds = time.monotonic() - self._started_at
-        learned = run.store.shards[0].call("position")()
+        learned = run.store.position()
         lag = lag_by_partition(joiners, trained, learned)
         self._lag_metrics.lag(lag)
         return Progress(

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from recsys.batches.batch import LabelledBatch
 from recsys.batches.batches import BatchStream, ExampleFeed, PositionedBatch, TopicFeed
 from recsys.errors import RecsysError, ServiceError
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.ps.absence import sparing
+from recsys.ps.client import Shard
 from recsys.ps.worker import WorkerRows
-from recsys.rows.store import StreamPosition
+from recsys.rows.store import RowGroup, StreamPosition
 from recsys.runtime.events import Events, KafkaEvents
 from recsys.runtime.joiner import JoinerFeed
 from recsys.runtime.metrics import WorkerMetrics
@@ -37,7 +39,7 @@ _POLL_SECONDS = 0.1
 class Task:
     """What one worker is to do: train on the examples of some partitions, from a position, as number ``worker``.
 
-    Its first step is the one after ``step``: the shards expect it.
+    Its first step is the one after ``step``: the shards expect it. It ``goes_on`` without a shard that is away.
     """
 
     worker: int
@@ -53,6 +55,7 @@ class Task:
     max_seconds: float | None = None
     idle_seconds: float | None = None
     step: int = 0
+    goes_on: bool = False
 
 
 class WorkerActor:
@@ -67,7 +70,7 @@ class WorkerActor:
         torch.set_num_threads(1)  # cores are shared with the shards, and results do not depend on their number
         self._task = task
         recommender = Recommender(task.blueprint)
-        shards = near(task.shards, recommender.groups)
+        shards = _shards(task, recommender.groups)
         self._rows = WorkerRows(recommender.groups, shards, worker=task.worker, step=task.step)
         self._trainer = Trainer(recommender, self._rows, worker=task.worker, num_steps=task.step)
         self._feed = _feed(task)
@@ -238,6 +241,13 @@ class WorkerActor:
         if isinstance(self._feed, TopicFeed):
             return self._feed.lag_seconds(self._batches.position(), time.time())
         return {}
+
+
+def _shards(task: Task, groups: Sequence[RowGroup]) -> Sequence[Shard]:
+    """The shards as this worker's thread sees them."""
+    if task.goes_on:
+        return sparing(near([replace(shard, waits=False) for shard in task.shards], groups), groups)
+    return near(task.shards, groups)
 
 
 def _archive(task: Task) -> Archive | None:

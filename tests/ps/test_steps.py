@@ -170,3 +170,28 @@ def test_a_lost_store_takes_the_first_whole_step_and_counts_what_is_missing() ->
     steps.add(part(1, 15))  # of a step that is over
     assert steps.applied == 16
     assert not steps.after(17).done()
+
+
+def test_a_store_that_workers_went_on_without_takes_their_first_whole_step() -> None:
+    """It was there all the time, and waits for a part that will never come."""
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1})
+    waits = steps.add(part(0, 1))
+    assert not waits.done()
+    steps.let_go()
+    assert waits.done() and steps.is_lost
+    for worker in (0, 1):
+        steps.add(part(worker, 4))
+    assert (steps.applied, steps.num_lost, steps.is_lost) == (4, 3, False)
+    steps.let_go()  # the other worker notices later, and nothing is missing
+    for worker in (0, 1):
+        steps.add(part(worker, 5))
+    assert (steps.applied, steps.num_lost) == (5, 3)
+
+
+def test_a_lost_store_is_told_where_the_others_stand_when_nobody_takes_steps_any_more() -> None:
+    steps = Steps(store(), members={0: 1}, applied=10, lost=True, position={0: (10, 80)})
+    steps.catch_up(14, {0: (14, 112), 1: (7, 56)})
+    assert (steps.applied, steps.num_lost, steps.is_lost, steps.expected) == (14, 4, False, False)
+    assert steps.position == {0: (14, 112), 1: (7, 56)}
+    assert steps.at(14, lambda: "now").result(0) == "now"

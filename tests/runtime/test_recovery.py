@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from recsys.embedded.kafka import kafka_unavailable
 from recsys.errors import ConfigError, ServiceError
 from recsys.runtime.online import Trained, train_online
 from recsys.runtime.settings import OnlineSettings, build_settings
-from recsys.runtime.summary import summarize
+from recsys.runtime.summary import shortfalls, summarize
 from recsys.runtime.watching import WORKERS_FILE, Progress
 from recsys.training.checkpoint import Checkpoint, load_checkpoint
 from recsys.training.predictions import read_predictions
@@ -141,6 +142,45 @@ def test_available_a_lost_shard_alone_returns(settings: Callable[..., OnlineSett
     assert recovery["mode"] == "available" and recovery["what"].startswith("shard")
     assert summary["lost_steps"] < 1500 / 16  # no more than what came since the last checkpoint
     assert summary["auc_last_half"] > 0.8
+
+
+@pytest.mark.timeout(280)
+def test_available_training_goes_on_without_a_lost_shard(settings: Callable[..., OnlineSettings]) -> None:
+    """Steps are taken between a shard's death and its return."""
+    its = settings("available-on", "recovery.mode=available", "workers=2", "batch.max_examples=1", "store.staleness=1")
+    disturbance = Once(300, lambda: kill("RowShard", 0))
+    looks: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        looks.append(progress)
+        disturbance(progress)
+
+    with train_online(its, print, watch) as trained:
+        summary = summarize(trained)
+    assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
+    (recovery,) = summary["recoveries"]
+    assert recovery["what"] == "shard 0"
+    assert 0 < summary["lost_steps"] < 1500 / 2
+    assert summary["parity_max_abs_error"] <= 1e-5
+    before, after = next(pair for pair in pairwise(looks) if pair[1].recoveries > pair[0].recoveries)
+    print("while it was away:", after.examples - before.examples, "of", recovery)
+    assert after.examples - before.examples > 100  # a look waits for all shards: learned while one was away
+
+
+@pytest.mark.timeout(280)
+def test_what_can_not_be_saved_in_the_end_is_published(settings: Callable[..., OnlineSettings], tmp_path: Path) -> None:
+    its = settings("unsaved", "batch.max_examples=1", f"checkpoint.folder={tmp_path / 'checkpoints'}")
+
+    def take_away() -> None:
+        (tmp_path / "checkpoints").rename(tmp_path / "kept")
+        (tmp_path / "checkpoints").write_text("no folder")
+
+    with train_online(its, print, Once(200, take_away)) as trained:
+        summary = summarize(trained)
+    assert (summary["examples"], summary["examples_lost"], summary["finished"]) == (1500, 0, True)
+    assert summary["parity_max_abs_error"] <= 1e-5
+    assert any("could not be written" in line for line in shortfalls(summary))
+    assert 0 < load_checkpoint(tmp_path / "kept").step < 1500
 
 
 @pytest.mark.long

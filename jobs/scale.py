@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jobs.launch import job
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.fields import AtLeast, build
 
 
@@ -27,10 +27,26 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     if not (settings.run / "predictions").is_dir():
         raise DataError(f"no run in {settings.run}; give the folder of one that is under way")
+    check_partitions(settings)
     beside = settings.run / f"{WORKERS_FILE}.writing"
     beside.write_text(f"{settings.workers}\n")
     os.replace(beside, settings.run / WORKERS_FILE)
     print(f"{settings.run} was asked to go on with {settings.workers} workers")
+
+
+def check_partitions(settings: ScaleSettings) -> None:
+    """Each worker needs a partition; how many there are is in the run's checkpoints, where they lie in its folder."""
+    from recsys.training.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(settings.run / "checkpoints")
+    names = checkpoints.names()
+    if not names:
+        return
+    partitions = len(checkpoints.load_state(names[-1])[0].position)
+    if settings.workers > partitions:
+        raise ConfigError(
+            f"workers={settings.workers}: the run has {partitions} partitions, and each needs one of them"
+        )
 
 
 if __name__ == "__main__":

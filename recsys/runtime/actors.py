@@ -1,5 +1,6 @@
 """Plain classes as Ray actors, and answers whose errors are the ones that were raised."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -81,7 +82,13 @@ def wait_for(answer: Any) -> Any:
         reason = _reason(error)
         if reason.startswith(_OURS):
             raise ServiceError(f"a Ray actor could not be made: {reason.removeprefix(_OURS)}") from error
-        raise ActorDied(f"a Ray actor died: {reason}") from error
+        raise ActorDied(f"{_kind(error)} died: {reason}") from error
+
+
+def _kind(error: BaseException) -> str:
+    """Which actor: Ray's text has a line that says its class."""
+    found = re.search(r"class_name: (\w+)", str(error))
+    return f"a {found[1]}" if found else "a Ray actor"
 
 
 def _reason(error: BaseException) -> str:

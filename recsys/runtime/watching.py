@@ -264,7 +264,7 @@ class Watch:
     def _with_what_is_kept(self, run: OnlineRun, saver: Saver, error: Exception) -> Exception:
         """Save what can be, and say in the error where it is; a run that has not begun has nothing new to save."""
         folder = self._settings.folder
-        if not (run.training or self._checkpoints.names()):
+        if not (run.training or self._what_died):
             return error
         try:
             if run.training:

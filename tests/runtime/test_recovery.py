@@ -17,6 +17,7 @@ from composing import composed
 from disturbed import QUICK, Once, assert_same_rows, assert_same_run
 from killing import kill
 
+from jobs.scale import ScaleSettings, check_partitions
 from recsys.embedded.kafka import kafka_unavailable
 from recsys.errors import ConfigError, ServiceError
 from recsys.runtime.online import Trained, train_online
@@ -209,6 +210,9 @@ def test_workers_come_and_go(settings: Callable[..., OnlineSettings]) -> None:
         "worker-0001",
         "worker-0002",
     }
+    check_partitions(ScaleSettings(run=its.folder, workers=4))
+    with pytest.raises(ConfigError, match="workers=5 for 4 partitions; each worker needs at least one"):
+        check_partitions(ScaleSettings(run=its.folder, workers=5))
 
 
 @pytest.mark.timeout(280)

@@ -72,7 +72,7 @@ def test_a_dead_actor_is_a_service_error(ray_is_up: None) -> None:
     with pytest.raises(DataError, match="row key 50 is outside"):  # raised there, caught here
         wait_for(actor.run.remote("pull", {"item": np.array([50])}))
     ray.kill(actor)
-    with pytest.raises(ServiceError, match="a Ray actor died"):
+    with pytest.raises(ServiceError, match=r"a \w+ died"):
         for _ in range(600):  # it dies soon, not at once
             wait_for(actor.look.remote())
             time.sleep(0.05)

@@ -11,6 +11,7 @@ import pytest
 from composing import CONF, composed
 
 from jobs.cluster import ClusterSettings
+from jobs.compare import CompareSettings
 from jobs.lookup import LookupSettings
 from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
@@ -52,6 +53,7 @@ NEEDED = {
 }
 SETTINGS = {
     "cluster": ClusterSettings,
+    "compare": CompareSettings,
     "lookup": LookupSettings,
     "prepare": PrepareSettings,
     "publish": PublishSettings,

@@ -11,6 +11,7 @@ import pytest
 from composing import CONF, composed
 
 from jobs.cluster import ClusterSettings
+from jobs.compare import CompareSettings
 from jobs.evaluate import EvaluateSettings
 from jobs.export import ExportSettings
 from jobs.lookup import LookupSettings
@@ -56,6 +57,7 @@ NEEDED = {
 }
 SETTINGS = {
     "cluster": ClusterSettings,
+    "compare": CompareSettings,
     "evaluate": EvaluateSettings,
     "export": ExportSettings,
     "lookup": LookupSettings,

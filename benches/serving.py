@@ -30,6 +30,7 @@ from recsys.embedded.redis_url import open_client
 from recsys.features.extract import Extractor
 from recsys.rows.layout import Layout, field_bytes, split_bytes
 from recsys.serving import AsyncLookup, Lookup, Ranker
+from recsys.serving.published import PublishedRun
 from recsys.serving.ranker import Scorer
 from recsys.sync.publisher import Publisher
 from recsys.sync.versions import remove_version
@@ -203,6 +204,7 @@ def _ranked_ms(ranker: Ranker, served: Served, candidates: Any) -> float:
 def _shares(ranker: Ranker, served: Served, candidates: Sequence[Any]) -> dict[str, float]:
     """Each part timed where it is called, over the same rankings."""
     run, _ = ranker.published.current()
+    assert isinstance(run, PublishedRun)
     clocks = {"waiting for Redis": 0.0, "features and batch": 0.0, "model": 0.0}
     whole = time.perf_counter()
     with (

@@ -11,6 +11,9 @@ import pytest
 from composing import CONF, composed
 
 from jobs.cluster import ClusterSettings
+from jobs.compare import CompareSettings
+from jobs.evaluate import EvaluateSettings
+from jobs.export import ExportSettings
 from jobs.lookup import LookupSettings
 from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
@@ -43,6 +46,8 @@ NOT_JOBS = ("__init__", "launch", "refusing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
     "cluster": ["gamma=200"],
+    "evaluate": ["examples=data/x/test.parquet"],
+    "export": ["run=runs/x"],
     "publish": ["run=runs/x"],
     "rank": ["user=7"],
     "replay": ["kafka.bootstrap_servers=localhost:9092"],
@@ -52,6 +57,9 @@ NEEDED = {
 }
 SETTINGS = {
     "cluster": ClusterSettings,
+    "compare": CompareSettings,
+    "evaluate": EvaluateSettings,
+    "export": ExportSettings,
     "lookup": LookupSettings,
     "prepare": PrepareSettings,
     "publish": PublishSettings,

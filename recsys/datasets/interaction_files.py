@@ -17,12 +17,13 @@ class InteractionFiles:
 
     ``format``: ``lists`` and ``triples`` are published splits in the folder of RECSYS_DATA named ``folder`` (Parquet of
     user and items; text of user, item, weight); ``prepared`` is a prepared data set's likes, ``archive`` an online
-    run's positive examples, both in time order: the ``first`` part is to learn from, the rest to judge by.
+    run's positive examples, both in time order: the ``first`` part is to learn from, the rest to judge by. ``examples``
+    are the positive ones of prepared plain examples, of the part that is trained on alone.
     Where no file is for validation, ``valid_fraction`` of each user's train pairs is, by chance.
     """
 
     name: Annotated[str, NotEmpty()]
-    format: Literal["lists", "triples", "prepared", "archive"]
+    format: Literal["lists", "triples", "prepared", "archive", "examples"]
     folder: Path
     train: Annotated[str, NotEmpty()] | None = None
     valid: Annotated[str, NotEmpty()] | None = None

@@ -93,8 +93,9 @@ def _triples(path: Path) -> Pairs:
 
 
 def _recorded(files: InteractionFiles) -> tuple[Pairs, None, Pairs]:
-    """Of a prepared data set or an archive: (the first part, nothing, the rest)."""
-    table = _liked(files) if files.format == "prepared" else _archived(files)
+    """Of a prepared data set, an archive or plain examples: (the first part, nothing, the rest)."""
+    read = {"prepared": _liked, "archive": _archived, "examples": _positives}
+    table = read[files.format](files)
     pairs = Pairs(table["user_id"].to_numpy(), table["item_id"].to_numpy())
     if len(pairs.users_E) and min(pairs.users_E.min(), pairs.items_E.min()) < 0:
         raise DataError(f"{files.folder} has ids below 0; a bucket map needs ids from 0 on")
@@ -130,6 +131,19 @@ def _archived(files: InteractionFiles) -> pa.Table:
         return pa.table({name: pc.cast(positive[name], pa.int64()) for name in ("user_id", "item_id")})
     except pa.ArrowInvalid as error:
         raise DataError(f"{files.folder} has ids that are texts; a bucket map needs numbers from 0 on") from error
+
+
+def _positives(files: InteractionFiles) -> pa.Table:
+    """The positive examples of the train part of prepared plain examples, which have a user and an item."""
+    path = files.folder / "train.parquet"
+    names = set(_told(path, lambda: pq.read_schema(path)).names)
+    if missing := [name for name in ("user", "item", "label") if name not in names]:
+        raise DataError(f"{path} has no column {' and '.join(missing)}; a graph is of features named user and item")
+    table = _told(path, lambda: pq.read_table(path, columns=["user", "item", "label"]))
+    positive = table.filter(pc.greater(table["label"], 0.0))
+    if not all(pa.types.is_integer(positive.schema.field(name).type) for name in ("user", "item")):
+        raise DataError(f"{path} has bags of users or of items; a graph is of one user and one item an example")
+    return positive.rename_columns(["user_id", "item_id", "label"])
 
 
 def _told(path: Path, read):  # type: ignore[no-untyped-def]

@@ -70,7 +70,7 @@ class ContextGate(nn.Module):
 
     def forward(self, embeddings_BFD: Tensor) -> Tensor:
         if self.vector_D is not None:
-            context_BI = self.vector_D.expand(len(embeddings_BFD), -1)
+            context_BI = self.vector_D.expand(embeddings_BFD.shape[0], -1)  # len would be a constant to torch.export
         else:
             context_BI = embeddings_BFD[:, self._places].flatten(start_dim=1)
         gates_BI: Tensor = 2 * self.output(self.mlp(context_BI)).sigmoid()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +14,10 @@ from recsys.features.state import FactValues, FeatureState, History
 from recsys.hashing import Floats
 from recsys.models.recommender import Recommender
 from recsys.rows.store import RowReader
-from recsys.serving.published import Id, Published, PublishedRun, Versions, checked_ids
+from recsys.serving.exported import Exported
+from recsys.serving.published import Id, Published, Versions, checked_ids
 from recsys.serving.rows import CacheConfig
+from recsys.serving.served import Served, ServedRun
 
 _END_MS = 253_402_300_800_000  # the year 10000: calendars end there
 
@@ -88,9 +91,9 @@ class Ranking:
 
 
 class Ranker:
-    """``Ranker.connect(url).rank(user=7, candidates=[1, 2, 3], k=2)``, from Redis alone."""
+    """``Ranker.connect(url).rank(user=7, candidates=[1, 2, 3], k=2)``, from Redis alone; or ``Ranker.load(folder)``."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Served) -> None:
         self.published = published
         self._scorer: tuple[Recommender, Scorer] | None = None
 
@@ -98,6 +101,11 @@ class Ranker:
     def connect(cls, url: str, model: str = "recsys", cache: CacheConfig | None = None) -> "Ranker":
         """A ranker over the Redis at ``url``; ServiceError at the first call where none answers."""
         return cls(Published(url, model, cache))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Ranker":
+        """A ranker over what jobs.export left in ``folder``; DataError where that is not as it was written."""
+        return cls(Exported(Path(folder)))
 
     def rank(
         self,
@@ -135,7 +143,7 @@ class Ranker:
         liked = set(run.user_of(value)[0].liked())
         return [item_id for item_id in run.item_ids() if item_id not in liked]
 
-    def _fresh_scorer(self, run: PublishedRun, versions: Versions) -> tuple[Scorer, Versions]:
+    def _fresh_scorer(self, run: ServedRun, versions: Versions) -> tuple[Scorer, Versions]:
         """A scorer with the dense parameters of this version, and the versions with theirs."""
         recommender, versions = run.at(versions)
         if self._scorer is None or self._scorer[0] is not recommender:

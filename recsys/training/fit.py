@@ -24,7 +24,7 @@ from recsys.features.state import FeatureState
 from recsys.fields import Above, Below
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.source import Source
-from recsys.training import metrics
+from recsys.training.judging import Judged
 from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.trainer import Trainer
 
@@ -147,13 +147,7 @@ def learn_in_order(
 
 def evaluate(trainer: Trainer, examples: Examples, batch_size: int = 4096) -> dict[str, float]:
     """AUC, logloss, calibration, … of predictions on ``examples``, learning nothing; with users, their gAUC."""
-    labels, probabilities, users, codes = [], [], [], dict[int | str, int]()
+    judged = Judged()
     for batch in examples.batches(batch_size):
-        labels.append(batch.labels_B)
-        probabilities.append(trainer.predict(batch))
-        users.append(np.array([codes.setdefault(user, len(codes)) for user in batch.user_ids], np.int64))
-    labels_N, probabilities_N, users_N = (np.concatenate(part) for part in (labels, probabilities, users))
-    found = metrics.summary(labels_N, probabilities_N)
-    if len(users_N) == len(labels_N):
-        found["gauc"] = metrics.grouped_auc(labels_N, probabilities_N, users_N)
-    return found
+        judged.add(batch, trainer.predict(batch))
+    return judged.figures()

@@ -1,0 +1,217 @@
+"""Training in epochs as ``jobs.train`` is told to: one run, or the stages of a table kind, each of which may be one.
+
+A run leaves figures and checkpoints in its folder, and goes on from there where it is told to resume.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import Progress
+
+from recsys.models.recommender import Blueprint, Recommender
+from recsys.rows.first_use import compile_kernels
+from recsys.rows.local import LocalRows
+from recsys.rows.store import RowGroup, RowStore, Snapshot
+from recsys.runtime.parts import Parts
+from recsys.runtime.sections import TrainConfig
+from recsys.training.checkpoint import Checkpoints
+from recsys.training.epochs import Course, fit
+from recsys.training.fit import evaluate
+from recsys.training.keeping import Keeper, check_told, check_unfinished, open_resumed, write_json
+from recsys.training.pruning import kept_share
+from recsys.training.slices import OF, write_seen
+from recsys.training.stage import Work
+from recsys.training.stages import run_stages, stages_of
+from recsys.training.trainer import Trainer
+
+OnStep = Callable[[int, int | None], None]  # (step, of how many)
+
+
+def train(
+    settings: TrainConfig,
+    blueprint: Blueprint,
+    parts: Parts,
+    folder: Path,
+    console: Console,
+    on_step: OnStep = lambda step, steps: None,
+) -> None:
+    """Train what the blueprint describes, through its table's stages where it has some; ``on_step`` hears each step."""
+    run = run_in_stages if stages_of(blueprint.table) else run_in_epochs
+    run(settings, blueprint, parts, folder, console, on_step)
+
+
+@contextmanager
+def rows_of(settings: TrainConfig, groups: Sequence[RowGroup], console: Console) -> Iterator[RowStore]:
+    """The rows: in this process, or on a parameter server."""
+    compile_kernels(groups, console.print)
+    if settings.store.shards is None:
+        yield LocalRows(groups)
+    else:
+        from recsys.ps.worker import WorkerRows
+        from recsys.runtime.cluster import ray_session
+        from recsys.runtime.near import near
+        from recsys.runtime.shards import Begin, start_shards
+
+        with ray_session(settings.ray.address):
+            begin = Begin(start=Snapshot((0,), {}), members={0: 1}, staleness=settings.store.staleness)
+            shards = start_shards(groups, settings.store.shards, begin, settings.ray.placement.shard)
+            yield WorkerRows(groups, near(shards, groups))
+
+
+def run_in_stages(
+    settings: TrainConfig, blueprint: Blueprint, parts: Parts, folder: Path, console: Console, on_step: OnStep
+) -> None:
+    """What the table's kind goes through before it is served; where the run goes on, so does each stage."""
+
+    def train_stage(blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
+        checkpoints = Checkpoints(within / "checkpoints")
+        begun = settings.resume is not None and bool(checkpoints.names())
+        if begun and within != folder and (within / "summary.json").exists():
+            check_told(within, checkpoints.load_state()[0], blueprint, parts.about)
+            console.print(f"it has ended: {os.path.relpath(within)} is read")
+        else:
+            told = replace(settings, resume=within if begun else None)
+            run_in_epochs(told, blueprint, parts, within, console, on_step, start)
+
+    if settings.resume is not None:
+        check_unfinished(folder)
+    work = Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train_stage, say=console.print)
+    run_stages(work, blueprint)
+
+
+def run_in_epochs(
+    settings: TrainConfig,
+    blueprint: Blueprint,
+    parts: Parts,
+    folder: Path,
+    console: Console,
+    on_step: OnStep,
+    start: Snapshot | None = None,
+) -> None:
+    """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint.
+
+    A new run begins from ``start`` where that is given.
+    """
+    resumed = None if settings.resume is None else open_resumed(settings.resume, blueprint, parts.about)
+    course = Course() if resumed is None else resumed[1]
+    recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
+    with rows_of(settings, recommender.groups, console) as store, progress(console, on_step) as step:
+        trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
+        begun = start if resumed is None else resumed[0].rows
+        if begun is None:
+            trainer.start()
+        else:
+            store.restore(begun)
+        keeper = Keeper(
+            folder,
+            trainer,
+            monitor=settings.fit.monitor,
+            about=parts.about,
+            features=parts.features,
+            on_step=step,
+            say=console.print,
+            figures=lambda: kept_share(trainer.recommender, store),
+        )
+        with closing(keeper):
+            course = _fit(settings, trainer, parts, keeper, course)
+            keeper.restore_best()
+            test = evaluate(trainer, parts.test)
+            keeper.checkpoint(course)
+        summary = {**_of_course(course, test), **sizes_of(recommender, store), **_of_data(parts)}
+    console.print(f"test AUC {test['auc']:.4f}  logloss {test['logloss']:.4f}  calibration {test['calibration']:.3f}")
+    if parts.seen is not None:
+        keep_seen(parts.seen, folder)
+    write_json(folder / "summary.json", summary)
+    say_where(summary, folder, console)
+
+
+def _of_course(course: Course, test: dict[str, float]) -> dict[str, Any]:
+    """How training went, and what its best was worth."""
+    return {
+        "test": test,
+        "valid": course.history,
+        "best_at": course.best_at,
+        "steps": course.num_steps,
+        "steps_clipped": course.num_clipped,
+    }
+
+
+def sizes_of(recommender: Recommender, store: RowStore) -> dict[str, Any]:
+    """What the store holds, and what its tables take."""
+    num_rows = store.num_rows()
+    return {"rows": num_rows, "bytes": store.nbytes, "tables": recommender.embeddings.sizes(num_rows)}
+
+
+def _of_data(parts: Parts) -> dict[str, Any]:
+    """How many examples there are, and what their preparation knows: the best AUC that can be, or a sample alone."""
+    known: dict[str, Any] = {name: parts.about[name] for name in ("best_auc", "sample") if name in parts.about}
+    return {"examples": parts.num_examples, **known}
+
+
+def _fit(settings: TrainConfig, trainer: Trainer, parts: Parts, keeper: Keeper, course: Course) -> Course:
+    """Until it is over; where it was interrupted, a checkpoint is there to go on from."""
+    with _stopping(keeper) as stopped_by:
+        course = fit(
+            trainer,
+            parts.train,
+            parts.valid,
+            epochs=settings.epochs,
+            batch_size=settings.batch.max_examples,
+            seed=settings.seed,
+            how=settings.fit,
+            watcher=keeper,
+            course=course,
+        )
+    if not course.finished:
+        raise KeyboardInterrupt(*stopped_by)
+    return course
+
+
+@contextmanager
+def _stopping(keeper: Keeper) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM wait for the step that is under way: rows are whole between steps. A second does not."""
+    numbers: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if numbers:
+            raise KeyboardInterrupt(number)
+        numbers.append(number)
+        keeper.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield numbers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(console: Console, on_step: OnStep = lambda step, steps: None) -> Iterator[OnStep]:
+    """A bar: what is yielded is told (step, steps), and tells ``on_step``; None where it is not known how many."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("training", total=None)
+
+        def stepped(step: int, steps: int | None = None) -> None:
+            bar.update(task, completed=step, total=steps)
+            on_step(step, steps)
+
+        yield stepped
+
+
+def keep_seen(learned: pa.Table, folder: Path) -> None:
+    """Whom a run that goes on from this one knows."""
+    write_seen(folder / "predictions", {of: learned.column(f"{of}_id").combine_chunks() for of in OF})
+
+
+def say_where(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    """The last line of a run."""
+    console.print(f"{summary['bytes']:,} bytes; summary in {os.path.relpath(folder / 'summary.json')}")

@@ -29,6 +29,7 @@ from recsys.runtime.settings import build_blueprint
 from recsys.runtime.training import train
 from recsys.tabular.prepared import open_examples
 from recsys.training.comparison import Line, add_line, read_lines
+from recsys.training.report import format_value
 from recsys.training.stage import trained
 
 IDS_A_LOOKUP = 1000
@@ -75,13 +76,13 @@ def compare(
     lines = read_lines(results)
     there = {line.key for line in lines if line.error is None}
     left = [run for run in {run.line.key: run for run in runs}.values() if run.line.key not in there]
-    say(f"{len(runs)} runs, {len(runs) - len(left)} of them there already{_foreseen(left, lines)}")
+    say(f"runs: {len(runs)}, there already: {len(runs) - len(left)}{_foreseen(left, lines)}")
     finished = _in_turn(left, folder) if parallel == 1 else _on_ray(left, folder, parallel, ray_address)
     start = time.monotonic()
     for number, line in enumerate(finished, 1):
         lines = add_line(results, line)
         seconds_left = (time.monotonic() - start) / number * (len(left) - number)
-        say(f"{number} of {len(left)}: {_told(line)}; {seconds_left / 60:.0f} min to the end")
+        say(f"{number} of {len(left)}: {_told(line)}; {format_value('seconds', round(seconds_left))} to the end")
     return lines
 
 
@@ -116,7 +117,8 @@ def _on_ray(runs: Sequence[Run], folder: Path, parallel: int, address: str | Non
 
     with ray_session(address):
         task = ray.remote(num_cpus=1, max_retries=0)(_run_there)
-        waiting, under_way = list(runs), {}
+        waiting: list[Run] = list(runs)
+        under_way: dict[Any, Run] = {}
         while waiting or under_way:
             while waiting and len(under_way) < parallel:
                 run = waiting.pop(0)
@@ -223,7 +225,7 @@ def _quality(folder: Path) -> dict[str, Any]:
     }
 
 
-def _bytes(folder: Path, recommender: Recommender, store: RowStore) -> dict[str, int]:
+def _bytes(folder: Path, recommender: Recommender, store: RowStore) -> dict[str, Any]:
     """What tables take: served as they are at the end, trained as they were at their most."""
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("summary.json")]
     of_stages = [stage["tables"].values() for stage in stages]

@@ -112,10 +112,16 @@ class Point:
         return self.table if self.compression is None else f"{self.table} {self.compression:g}×"
 
 
+def newest(lines: Iterable[Line]) -> list[Line]:
+    """The last line of each run that was asked for: configurations or data that have changed since make another."""
+    found = {(line.section, line.table, line.compression, line.seed): line for line in lines}
+    return list(found.values())
+
+
 def points_of(lines: Iterable[Line]) -> list[Point]:
-    """The runs that did not fail, by table and size, in the order in which they first came."""
+    """The newest runs that did not fail, by table and size, in the order in which they first came."""
     found: defaultdict[tuple[str, float | None], list[Line]] = defaultdict(list)
-    for line in lines:
+    for line in newest(lines):
         if line.error is None:
             found[line.table, line.compression].append(line)
     return [Point(*named, tuple(runs)) for named, runs in found.items()]

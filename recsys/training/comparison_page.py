@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recsys.training.comparison import Gap, Line, Point, gaps, pareto_front, points_of
+from recsys.training.comparison import Gap, Line, Point, gaps, newest, pareto_front, points_of
 
 SHARED, APART = "unified", "hash"  # one table for all features, and one for each
 _COLUMNS = {
@@ -35,19 +35,20 @@ Made by
 {commands}
 ```
 
-a run of `jobs.train` each, a line each in [`{results}`]({results}); it goes on where it stopped. *Asked* is how many
-times smaller than full tables of float32 they were asked to be, first-order companions counted; *served* is what they
-take in Redis' row formats with everything but its names and pointers, *trained* what they take in training without the
-optimizer's state, at their most. Examples a second are of CPU time, training alone, at the median step; a lookup is of
-1,000 ids of the largest vocabulary, rows in the same process. AUC is of the test part, by the epoch that validated
-best: means over the seeds, the lowest and the highest in brackets. In bold is the front: what nothing else is better
-and smaller than.
+a run of `jobs.train` each, a line each in [`{results}`]({results}); it goes on where it stopped.
+*Asked* is how many times smaller than full tables of float32 they were asked to be, first-order companions counted;
+*served* is what they take in Redis' row formats with everything but its names and pointers, *trained* what they take in
+training without the optimizer's state, at their most. Examples a second are of CPU time, training alone, at the median
+step; a lookup is of 1,000 ids of the largest vocabulary, rows in the same process. AUC is of the test part, by the
+epoch that validated best: means over the seeds, the lowest and the highest in brackets. In bold is the front: what
+nothing else is better and smaller than.
 """
 
 
 def write_page(path: Path, lines: Sequence[Line]) -> list[Path]:
     """Write the page of all ``lines`` to ``path``, and an SVG beside it for each data set and model; their paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = newest(lines)
     commands = "\n".join(dict.fromkeys(line.command for line in lines))
     parts, paths = [_INTRODUCTION.format(commands=commands, results=f"{path.stem}.parquet")], [path]
     for number, section in enumerate(dict.fromkeys(line.section for line in lines), 1):
@@ -196,7 +197,7 @@ def _draw_table(axes: Axes, table: str, points: Sequence[Point], style: dict[str
         bytes_P, aucs_P, yerr=[below_P, above_P], label=table, linewidth=1, markersize=4, **style  # type: ignore[arg-type]
     )  # fmt: skip
     if table == "full":
-        axes.axhline(float(aucs_P[0]), color=style["color"], linewidth=0.8, linestyle=":")  # type: ignore[arg-type]
+        axes.axhline(float(aucs_P[0]), color=style["color"], linewidth=0.8, linestyle=":")
 
 
 def _draw_front(axes: Axes, front: Sequence[Point]) -> None:

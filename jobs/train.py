@@ -201,9 +201,8 @@ def _run_in_stages(
 
     if settings.resume is not None:
         check_unfinished(folder)
-    run_stages(
-        Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train, say=console.print), blueprint
-    )
+    shared: dict[str, Any] = {"folder": folder, "data": settings.data.name, "say": console.print}
+    run_stages(Work(learned=parts.train, valid=parts.valid, train=train, **shared), blueprint)
 
 
 def _run_in_epochs(

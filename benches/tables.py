@@ -39,12 +39,16 @@ from recsys.sync.publisher import Publisher
 from recsys.tables import TABLES, plan_tables
 from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.embeddings import Embeddings
+from recsys.tables.frequent_map import FrequentMap
+from recsys.tables.kept_map import KeptIds
 
 TITLE = "Table kinds"
 FULL, RATE = "full", "M ids/s"
 FIELDS: dict[str, dict[str, Any]] = {
     "mde": {"alpha": 0.15},
     "int8": {},
+    "int16": {},
+    "alpt": {},
     "dhe": {},
     "tt_rec": {},
     "collisionless": {},
@@ -77,11 +81,14 @@ def _fields_of(kind: str, sizes: Sizes) -> dict[str, Any]:
     """What makes a table of one kind an eighth as large as a full one, where it can be."""
     if kind == FULL:
         return {}
+    if kind == "mgqe":
+        tables = {"item": KeptIds.of(np.arange(sizes.ids) % 10 == 0, width=1)}
+        return {**COMPRESSED, "map": FrequentMap(method="every tenth", data="bench", tables=tables).to_json()}
     if kind not in MAPPED:
         return FIELDS.get(kind, COMPRESSED)
     buckets_N = hash_to_range(np.arange(sizes.ids), sizes.ids // 8, seed=sizes.seed)
-    tables = {"item": Buckets.of(buckets_N, sizes.ids // 8)}
-    made = BucketMap(method="hash", data="bench", fingerprint="", seed=sizes.seed, tables=tables)
+    buckets = {"item": Buckets.of(buckets_N, sizes.ids // 8)}
+    made = BucketMap(method="hash", data="bench", fingerprint="", seed=sizes.seed, tables=buckets)
     return {"map": made.to_json()}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.frequent_map import FrequentMap
 from recsys.tables.kept_map import KeptIds, KeptMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
@@ -34,6 +35,11 @@ CODES = CodeMap(
     data="small",
     tables={"user": IdCodes.of(_DRAWN[0], 16), "item": IdCodes.of(_DRAWN[1], 16)},
 ).to_json()
+FREQUENT = FrequentMap(
+    method="counts",
+    data="small",
+    tables={"user": KeptIds.of(_USERS % 5 == 0, 1), "item": KeptIds.of(_USERS % 4 == 3, 1)},
+).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 20},
@@ -48,12 +54,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "mde": {"alpha": 0.2},
     "frequency": {"hot_rows": 8, "num_buckets": 20, "occurrences": 2},
     "int8": {},
+    "int16": {},
+    "alpt": {},
     "graphhash": {"map": MAP},
     "double_graphhash": {"map": MAP},
     "optembed": {},
     "pruned": {"map": KEPT},
     "dpq": {"num_subspaces": 2, "num_centroids": 16},
+    "mgqe": {"num_subspaces": 2, "num_centroids": 16, "map": FREQUENT},
     "codes": {"map": CODES},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes")
+OF_KNOWN_IDS = ("full", "mde", "int8", "int16", "alpt", "optembed", "pruned", "dpq", "mgqe", "codes")

@@ -24,6 +24,9 @@ _SCALE_CUT = np.uint32(127)  # a scale keeps 17 significant bits: see recsys.row
 _SCALE_LEAST, _SCALE_LARGEST = np.uint32(0x00800000), np.uint32(0x7C010200)
 _BRAIN_LARGEST, _BRAIN_NAN = np.uint32(0x7F7F), np.uint32(0x7FC0)
 _INFINITY = np.uint32(0x7F800000)
+_MOST_16 = np.float32(32767)
+_FOURTEEN, _POWER_LARGEST = np.uint32(14 << 23), np.uint32(240 << 23)  # see recsys.rows.int16_kernels
+_STEP_LARGEST = np.uint32(0x7B800000)  # see recsys.rows.lsq8_kernels
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Codec:
         """The bytes of one row: its version, a big-endian float64, then its numbers.
 
         >>> {name: codec.record(16).itemsize for name, codec in CODECS.items()}
-        {'float32': 72, 'float16': 40, 'bfloat16': 40, 'int8': 28}
+        {'float32': 72, 'float16': 40, 'bfloat16': 40, 'int8': 28, 'int16': 44, 'lsq8': 27}
         """
         return np.dtype([("version", ">f8"), *self.fields(width)])
 
@@ -79,7 +82,37 @@ def _put_int8(rows_NW: Floats, records_N: Records) -> None:
     records_N["row"] = np.where(broken_N[:, None], 0, codes_NW)
 
 
-def _get_int8(records_N: Records) -> Floats:
+def _put_int16(rows_NW: Floats, records_N: Records) -> None:
+    """To the nearest code of the least power of two that is enough; a NaN makes its whole row NaN."""
+    limit = np.finfo(np.float32).max
+    rows_NW = np.clip(rows_NW, -limit, limit)
+    largest_N = np.abs(rows_NW).max(axis=1, initial=0)
+    broken_N = np.isnan(largest_N)
+    bits_N = np.where(broken_N, 0, largest_N).astype(np.float32).view(np.uint32)
+    exponents_N = (bits_N + np.uint32(0x1FF)) & _INFINITY
+    scale_bits_N = np.maximum(exponents_N, _FOURTEEN) - _FOURTEEN
+    scales_N = np.clip(scale_bits_N, _SCALE_LEAST, _POWER_LARGEST).view(np.float32)
+    codes_NW = np.rint(np.clip(rows_NW / scales_N[:, None], -_MOST_16, _MOST_16))
+    records_N["scale"] = np.where(broken_N, np.float32(np.nan), scales_N)
+    records_N["row"] = np.where(broken_N[:, None], 0, codes_NW)
+
+
+def _put_lsq8(rows_NW: Floats, records_N: Records) -> None:
+    """To the nearest code of the row's last number, its step; a NaN makes its whole row NaN."""
+    broken_N = np.isnan(rows_NW.max(axis=1, initial=0))
+    bits_N = np.where(broken_N, 0, np.maximum(rows_NW[:, -1], 0)).astype(np.float32).view(np.uint32)
+    cut_N = (np.minimum(bits_N, _STEP_LARGEST) + np.uint32(64)) & ~_SCALE_CUT
+    steps_N = np.maximum(cut_N, _SCALE_LEAST).view(np.float32)
+    codes_NW = np.rint(np.clip(rows_NW[:, :-1] / steps_N[:, None], -_MOST - 1, _MOST))
+    records_N["scale"] = np.where(broken_N, np.float32(np.nan), steps_N)
+    records_N["row"] = np.where(broken_N[:, None], 0, codes_NW)
+
+
+def _get_lsq8(records_N: Records) -> Floats:
+    return np.concatenate([_get_codes(records_N), records_N["scale"].astype(np.float32)[:, None]], axis=1)
+
+
+def _get_codes(records_N: Records) -> Floats:
     rows_NW: Floats = records_N["row"].astype(np.float32) * records_N["scale"].astype(np.float32)[:, None]
     return rows_NW
 
@@ -95,6 +128,8 @@ CODECS: Mapping[str, Codec] = {
         Codec("float32", lambda width: [("row", "<f4", (width,))], _put_float32, _get_floats),
         Codec("float16", lambda width: [("row", "<f2", (width,))], _put_float16, _get_floats),
         Codec("bfloat16", lambda width: [("row", "<u2", (width,))], _put_bfloat16, _get_bfloat16),
-        Codec("int8", lambda width: [("scale", "<f4"), ("row", "i1", (width,))], _put_int8, _get_int8),
+        Codec("int8", lambda width: [("scale", "<f4"), ("row", "i1", (width,))], _put_int8, _get_codes),
+        Codec("int16", lambda width: [("scale", "<f4"), ("row", "<i2", (width,))], _put_int16, _get_codes),
+        Codec("lsq8", lambda width: [("scale", "<f4"), ("row", "i1", (width - 1,))], _put_lsq8, _get_lsq8),
     )
 }

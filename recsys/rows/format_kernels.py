@@ -40,7 +40,7 @@ _SCALE_LARGEST = np.uint32(0x7C010200)  # the largest whose 127-fold is finite
 
 
 @njit(cache=True, inline="always")
-def _stream(seed: int, step: int) -> np.uint64:
+def of_step(seed: int, step: int) -> np.uint64:
     """What all draws of a step share."""
     return mix64(np.uint64(step), np.uint64(seed))
 
@@ -184,7 +184,7 @@ def encode_float16(
     """To one of the two neighbours, the nearer the likelier."""
     width = values.shape[1]
     flat = values.reshape(-1)
-    stream = _stream(seed, step)
+    stream = of_step(seed, step)
     for i in range(len(slots_U)):
         if i + _AHEAD < len(slots_U):
             prefetch(flat, slots_U[i + _AHEAD] * width)
@@ -207,7 +207,7 @@ def encode_bfloat16(
     """To one of the two neighbours, the nearer the likelier."""
     width = values.shape[1]
     flat = values.reshape(-1)
-    stream = _stream(seed, step)
+    stream = of_step(seed, step)
     for i in range(len(slots_U)):
         if i + _AHEAD < len(slots_U):
             prefetch(flat, slots_U[i + _AHEAD] * width)
@@ -225,7 +225,7 @@ def encode_int8(
     """Scale and codes, both rounded to one of two neighbours, the nearer the likelier."""
     width = values.shape[1]
     flat = values.reshape(-1)
-    stream = _stream(seed, step)
+    stream = of_step(seed, step)
     for i in range(len(slots_U)):
         if i + _AHEAD < len(slots_U):
             prefetch(flat, slots_U[i + _AHEAD] * width)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from recsys.hashing import Floats, Keys
 from recsys.rows import format_kernels as kernels
+from recsys.rows import int16_kernels, lsq8_kernels
 
 Stored = npt.NDArray[Any]
 
@@ -25,8 +26,8 @@ Stored = npt.NDArray[Any]
 class Format:
     """One row format: ``values`` (S, W) of ``dtype`` and, where it has them, one float32 scale a row.
 
-    NaN stays NaN (in int8 for its whole row). Numbers beyond the range, infinity too, become the largest finite one.
-    What ``decode`` gave, either encoding stores again to the bit.
+    NaN stays NaN (in those with scales for its whole row). Numbers beyond the range, infinity too, become the largest
+    finite one. What ``decode`` gave, either encoding stores again to the bit.
 
     >>> half = FORMATS["float16"]
     >>> values, scales = half.empty(num_slots=4, width=2)
@@ -40,6 +41,7 @@ class Format:
     name: str
     dtype: np.dtype[Any]
     has_scales: bool = False
+    learns_step: bool = False  # the last number of a row is its scale, and the store learns it
     _bits: np.dtype[Any] = field(repr=False)  # what the kernels see in place of dtype
     _decode: Callable[..., None] = field(repr=False)
     _encode: Callable[..., None] = field(repr=False)
@@ -49,13 +51,18 @@ class Format:
         """Bytes of a row of ``width`` numbers, its scale included.
 
         >>> {name: format.row_bytes(16) for name, format in FORMATS.items()}
-        {'float32': 64, 'float16': 32, 'bfloat16': 32, 'int8': 20}
+        {'float32': 64, 'float16': 32, 'bfloat16': 32, 'int8': 20, 'int16': 36}
         """
-        return width * self.dtype.itemsize + (4 if self.has_scales else 0)
+        return self.num_values(width) * self.dtype.itemsize + (4 if self.has_scales else 0)
+
+    def num_values(self, width: int) -> int:
+        """How many of a row's ``width`` numbers are among its ``values``: all but a learned step."""
+        return width - self.learns_step
 
     def empty(self, num_slots: int, width: int) -> tuple[Stored, Floats]:
-        """Zeros: values (num_slots, width) of ``dtype`` and scales (num_slots,), or (0,) where it has none."""
-        return np.zeros((num_slots, width), self.dtype), np.zeros(num_slots if self.has_scales else 0, np.float32)
+        """Zeros: values (num_slots, W) of ``dtype`` and scales (num_slots,), or (0,) where it has none."""
+        values = np.zeros((num_slots, self.num_values(width)), self.dtype)
+        return values, np.zeros(num_slots if self.has_scales else 0, np.float32)
 
     def decode(self, values: Stored, scales: Floats, slots_N: Keys, rows_NW: Floats) -> None:
         """Write the float32 rows of int64 slots into ``rows_NW``; a row whose slot is -1 is left as it is."""
@@ -112,4 +119,24 @@ _INT8 = Format(  # code * scale, scale = largest / 127
     _encode=kernels.encode_int8,
     _nearest=kernels.nearest_int8,
 )
-FORMATS: dict[str, Format] = {format_.name: format_ for format_ in (_FLOAT32, _FLOAT16, _BFLOAT16, _INT8)}
+_INT16 = Format(  # code * scale, scale a power of two
+    name="int16",
+    dtype=np.dtype(np.int16),
+    has_scales=True,
+    _bits=np.dtype(np.int16),
+    _decode=int16_kernels.decode_int16,
+    _encode=int16_kernels.encode_int16,
+    _nearest=int16_kernels.nearest_int16,
+)
+FORMATS: dict[str, Format] = {format_.name: format_ for format_ in (_FLOAT32, _FLOAT16, _BFLOAT16, _INT8, _INT16)}
+
+LSQ8 = Format(  # code * step, the step in the row's last column
+    name="lsq8",
+    dtype=np.dtype(np.int8),
+    has_scales=True,
+    learns_step=True,
+    _bits=np.dtype(np.int8),
+    _decode=lsq8_kernels.decode_lsq8,
+    _encode=lsq8_kernels.encode_lsq8,
+    _nearest=lsq8_kernels.nearest_lsq8,
+)

@@ -21,7 +21,8 @@ from recsys.rows.array import ArrayIndex
 from recsys.rows.clock import EventClock
 from recsys.rows.collisionless import CollisionlessIndex, Slots
 from recsys.rows.deletes import DeleteLog
-from recsys.rows.formats import FORMATS
+from recsys.rows.formats import FORMATS, LSQ8
+from recsys.rows.lsq8_kernels import learn_steps
 from recsys.rows.memory import array_by_slot
 from recsys.rows.parallel import in_parts, in_pieces
 from recsys.rows.retention import gate_of, rows_in_budget
@@ -50,7 +51,7 @@ class Rows:
         self.group = group
         self._share, self._threads = (buckets, num_buckets), threads
         self._widths = group.optimizer.state_widths(group.width)
-        self._format = FORMATS[group.row_format]
+        self._format = LSQ8 if group.row_format == LSQ8.name else FORMATS[group.row_format]
         self._rounds = self._format.dtype != np.float32
         self._counts_uses = group.eviction is not None and group.eviction.kind == "lfu"
         self._ttl_ms = None if group.ttl_seconds is None else int(1000 * group.ttl_seconds)
@@ -73,7 +74,7 @@ class Rows:
         else:
             self.index = ArrayIndex(group.num_rows, *self._share)
             capacity = self.index.num_slots
-        self._values = array_by_slot(capacity, self._format.dtype, group.width)
+        self._values = array_by_slot(capacity, self._format.dtype, self._format.num_values(group.width))
         self._scales = array_by_slot(capacity if self._format.has_scales else 0, np.float32)
         self._state = array_by_slot(capacity, np.float32, sum(self._widths.values()))
         self._steps = array_by_slot(capacity, np.uint32)
@@ -178,6 +179,8 @@ class Rows:
             state, own_steps = state[slots_U], own_steps[slots_U] if self._update.lazy else own_steps
         self._update.catch_up(values, state, slots_W, own_steps, self._num_steps - 1)
         self._update.apply(values, state, slots_W, gradients_UW, self._num_steps)
+        if self.group.learned_step is not None:
+            learn_steps(values, self._scales[slots_U], gradients_UW, self.group.learned_step.rate)
         if self._rounds:
             seed = self.group.seed % 2**63
             # drawn by the group's own step: the store's also counts what is done for consumers, at times of their own
@@ -217,8 +220,7 @@ class Rows:
                     np.float32(group.initial.scale),
                 )  # fmt: skip
             else:
-                rows_UW = group.initial.rows(keys, group.width, group.seed)
-                self._format.encode_nearest(self._values, self._scales, slots, rows_UW)
+                self._format.encode_nearest(self._values, self._scales, slots, group.initial_rows(keys))
             gathering.fill(self._state, slots, self._fresh_state)
 
         in_pieces(begin, len(keys_A), self._threads)

@@ -1,4 +1,4 @@
-"""Which ids get a row, and which rows have to leave: what a row group is told.
+"""Which ids get a row, which rows have to leave, and how a step is learned: what a row group is told.
 
 Plain values without numba, for serving reads them too.
 """
@@ -51,6 +51,14 @@ class Eviction:
     def __post_init__(self) -> None:
         if (self.max_bytes is None) == (self.max_rows is None):
             raise ConfigError(f"max_bytes={self.max_bytes} and max_rows={self.max_rows}; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedStep:
+    """What a code of a row stands for: ``initial`` at first, then learned by SGD at ``rate``, a row for itself."""
+
+    initial: Annotated[float, Above(0)]
+    rate: Annotated[float, AtLeast(0)]
 
 
 ADMISSIONS: dict[str, Any] = {"frequency": FrequencyAdmission, "probabilistic": ProbabilisticAdmission}

@@ -10,12 +10,13 @@ from recsys.rows.store import RowGroup
 
 KEY_BYTES = 8  # of a key that does not follow from where its row lies
 _INDEX_BYTES = 19  # of a key in the collisionless index: 15 to 23, by how full its buckets are
-_NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+_NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int16": 2, "lsq8": 1}
+_SCALE_BYTES = {"int8": 4, "int16": 4, "lsq8": 3}  # a learned step is a number of the row, of four bytes
 
 
 def row_bytes(group: RowGroup) -> int:
     """Bytes of a row in its format, its scale included."""
-    return group.width * _NUMBER_BYTES[group.row_format] + (4 if group.row_format == "int8" else 0)
+    return group.width * _NUMBER_BYTES[group.row_format] + _SCALE_BYTES.get(group.row_format, 0)
 
 
 def state_bytes(group: RowGroup) -> int:

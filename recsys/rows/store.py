@@ -16,7 +16,7 @@ from recsys.fields import build
 from recsys.hashing import Floats, Keys
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer, build_optimizer
-from recsys.rows.policies import Admission, Eviction, build_admission
+from recsys.rows.policies import Admission, Eviction, LearnedStep, build_admission
 
 DENSE = "dense"  # the row group of dense parameters: see recsys.ps.dense
 STATISTICS = "statistics"  # that of what batch normalisation remembers
@@ -25,7 +25,8 @@ WHOLE = (DENSE, STATISTICS)  # read and written as one: those of two times make 
 Cursor = tuple[int, ...]  # one sequence number a shard
 Gradients = tuple[Keys, Floats] | tuple[Keys, Floats, npt.NDArray[np.int64]]  # with how often each key occurred
 Sequences = npt.NDArray[np.int64]
-RowFormat = Literal["float32", "float16", "bfloat16", "int8"]
+RowFormat = Literal["float32", "float16", "bfloat16", "int8", "int16"]
+StoredFormat = Literal["float32", "float16", "bfloat16", "int8", "int16", "lsq8"]  # the last with ``learned_step``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class RowGroup:
     initial value that its row would start from, or zeros, or (``missing``) NaN, for tables that read another instead.
     A row comes into being at its first push, or when ``admission`` lets it; it goes when no push has touched it for
     more than ``ttl_seconds`` of event time (looked for a few dozen times in that time), or when ``eviction`` needs its
-    room. ``row_format`` is how rows are kept; those of few bits are rounded at random, and int8 has a scale for each
-    row. Optimizer state is float32.
+    room. ``row_format`` is how rows are kept; those of few bits are rounded at random, and int8 and int16 have a scale
+    for each row. In ``lsq8`` a row's last column is its scale, which a push learns, whatever gradient it is given.
+    Optimizer state is float32.
     """
 
     name: str
@@ -48,7 +50,8 @@ class RowGroup:
     seed: int = 0
     num_rows: int | None = None
     absent: Literal["initial", "zeros", "missing"] = "initial"
-    row_format: RowFormat = "float32"
+    row_format: StoredFormat = "float32"
+    learned_step: LearnedStep | None = None
     admission: Admission | None = None
     ttl_seconds: float | None = None
     eviction: Eviction | None = None
@@ -60,8 +63,13 @@ class RowGroup:
             raise ConfigError(f"row group {self.name!r}: num_rows {self.num_rows} must be at least 1")
         if self.absent not in ("initial", "zeros", "missing"):
             raise ConfigError(f"row group {self.name!r}: absent {self.absent!r} must be initial, zeros or missing")
-        if self.row_format not in get_args(RowFormat):
-            raise unknown(f"row group {self.name!r}: row_format", self.row_format, get_args(RowFormat))
+        if self.row_format not in get_args(StoredFormat):
+            raise unknown(f"row group {self.name!r}: row_format", self.row_format, get_args(StoredFormat))
+        if (self.row_format == "lsq8") != (self.learned_step is not None) or (self.learned_step and self.width < 2):
+            raise ConfigError(
+                f"row group {self.name!r}: row_format {self.row_format!r}, learned_step {self.learned_step} and width "
+                f"{self.width}; lsq8 needs a learned_step and a column for it, the others have none"
+            )
         if self.ttl_seconds is not None and not self.ttl_seconds > 0:
             raise ConfigError(f"row group {self.name!r}: ttl_seconds {self.ttl_seconds} must be above 0")
         if self.eviction is not None and self.num_rows is not None:
@@ -78,7 +86,14 @@ class RowGroup:
         """What keys without a row read, float32 of shape (N, width)."""
         if self.absent != "initial":
             return np.full((len(keys_N), self.width), 0 if self.absent == "zeros" else np.nan, np.float32)
-        return self.initial.rows(keys_N, self.width, self.seed)
+        return self.initial_rows(keys_N)
+
+    def initial_rows(self, keys_N: Keys) -> Floats:
+        """What rows start from, float32 of shape (N, width)."""
+        rows_NW = self.initial.rows(keys_N, self.width, self.seed)
+        if self.learned_step is not None:
+            rows_NW[:, -1] = self.learned_step.initial
+        return rows_NW
 
     def checked_keys(self, keys_N: Keys) -> Keys:
         """Keys that this group can hold, contiguous; DataError for another dtype or shape, or outside the array."""
@@ -125,6 +140,8 @@ class RowGroup:
         parts["initial"] = Initial(**parts["initial"])
         if parts.get("admission") is not None:
             parts["admission"] = build_admission(parts["admission"])
+        if parts.get("learned_step") is not None:
+            parts["learned_step"] = build(LearnedStep, parts["learned_step"], "learned_step")
         if parts.get("eviction") is not None:
             parts["eviction"] = build(Eviction, parts["eviction"], "eviction")
         return cls(**parts)

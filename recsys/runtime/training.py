@@ -83,8 +83,8 @@ def run_in_stages(
 
     if settings.resume is not None:
         check_unfinished(folder)
-    work = Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train_stage, say=console.print)
-    run_stages(work, blueprint)
+    shared: dict[str, Any] = {"folder": folder, "data": settings.data.name, "say": console.print}
+    run_stages(Work(learned=parts.train, valid=parts.valid, train=train_stage, **shared), blueprint)
 
 
 def run_in_epochs(

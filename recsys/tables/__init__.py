@@ -10,6 +10,7 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.alpt import Alpt, AlptPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
@@ -19,14 +20,17 @@ from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
 from recsys.tables.dpq import DPQ, DPQPlan
 from recsys.tables.frequency import Frequency, FrequencyPlan
+from recsys.tables.frequent_map import FrequentMap
 from recsys.tables.full import Full, FullPlan
 from recsys.tables.graphhash import GraphHash, GraphHashPlan
 from recsys.tables.hash import Hash, HashPlan
 from recsys.tables.hash_embedding import HashEmbedding, HashEmbeddingPlan
 from recsys.tables.id_map import IdMap
 from recsys.tables.int8 import Int8, Int8Plan
+from recsys.tables.int16 import Int16, Int16Plan
 from recsys.tables.kept_map import KeptMap
 from recsys.tables.mde import MDE, MDEPlan
+from recsys.tables.mgqe import MGQE, MGQEPlan
 from recsys.tables.optembed import OptEmbed, OptEmbedPlan
 from recsys.tables.plan import TablePlan
 from recsys.tables.pruned import Pruned, PrunedPlan
@@ -49,15 +53,19 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "mde": (MDE, MDEPlan),
     "frequency": (Frequency, FrequencyPlan),
     "int8": (Int8, Int8Plan),
+    "int16": (Int16, Int16Plan),
+    "alpt": (Alpt, AlptPlan),
     "graphhash": (GraphHash, GraphHashPlan),
     "double_graphhash": (DoubleGraphHash, DoubleGraphHashPlan),
     "optembed": (OptEmbed, OptEmbedPlan),
     "pruned": (Pruned, PrunedPlan),
     "dpq": (DPQ, DPQPlan),
+    "mgqe": (MGQE, MGQEPlan),
     "codes": (Codes, CodesPlan),
 }
 
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap}  # whose map is not one of buckets
+# whose map is not one of buckets
+ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "mgqe": FrequentMap, "codes": CodeMap}
 
 
 def plan_tables(

@@ -36,7 +36,7 @@ class PackedCodes:
 
     def __init__(self, data: Bytes, num_codes: int, bits: int) -> None:
         self.data, self.num_codes, self.bits = np.ascontiguousarray(data, np.uint8), num_codes, bits
-        needed = _num_bytes(num_codes, bits)
+        needed = self.bytes_of(num_codes, bits)
         if not 1 <= bits <= _MOST_BITS or len(self.data) != needed:
             raise DataError(
                 f"{num_codes} codes of {bits} bits need {needed} bytes, {len(self.data)} found; make it anew"
@@ -51,10 +51,15 @@ class PackedCodes:
         single = np.empty((len(codes_N), bits), np.uint8)
         for bit in range(bits):
             single[:, bit] = (codes_N >> bit) & 1
-        data = np.zeros(_num_bytes(len(codes_N), bits), np.uint8)
+        data = np.zeros(cls.bytes_of(len(codes_N), bits), np.uint8)
         packed = np.packbits(single.reshape(-1), bitorder="little")
         data[: len(packed)] = packed
         return cls(data, len(codes_N), bits)
+
+    @staticmethod
+    def bytes_of(num_codes: int, bits: int) -> int:
+        """Bytes that so many codes take."""
+        return (num_codes * bits + 7) // 8 + _WINDOW_BYTES
 
     def at(self, places_N: Keys) -> Keys:
         """The codes at some places, int64 (N,)."""
@@ -194,10 +199,6 @@ class BucketMap:
         tables = {name: Buckets.from_json(fields) for name, fields in said.pop("tables").items()}
         del said["format"]
         return cls(tables=tables, **said)
-
-
-def _num_bytes(num_codes: int, bits: int) -> int:
-    return (num_codes * bits + 7) // 8 + _WINDOW_BYTES
 
 
 def _checksum(said: Mapping[str, Any]) -> str:

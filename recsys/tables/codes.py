@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.rows.optimizers import Optimizer
-from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.code_map import CodeMap, IdCodes, MixedCodes
 from recsys.tables.dpq import first_codebooks, read_codes
 from recsys.tables.full import FullConfig
 from recsys.tables.plan import TablePlan, num_ids
@@ -30,7 +30,7 @@ class CodesConfig(TableConfig):
     """``codes`` of each id; ``quantizes`` is False of a companion, which has rows."""
 
     kind: ClassVar[str] = "codes"
-    codes: IdCodes
+    codes: IdCodes | MixedCodes
     quantizes: bool = True
 
     def narrowed(self, optimizer: Optimizer, **changes: Any) -> TableConfig:

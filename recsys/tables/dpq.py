@@ -20,13 +20,14 @@ from recsys import hashing
 from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.fields import AtLeast
+from recsys.hashing import Keys
 from recsys.rows.optimizers import Optimizer
-from recsys.tables.code_map import bits_of
+from recsys.tables.code_map import IdCodes, MixedCodes, bits_of
 from recsys.tables.plan import Count, TablePlan, num_ids
 from recsys.tables.table import Bytes, Form, Shrinks, Table, TableConfig, identity, require
 
 _DEFAULT_CENTROIDS = 256
-_PADDING_BYTES = 8  # of packed codes, to read them eight bytes at once
+PADDING_BYTES = 8  # of packed codes, to read them eight bytes at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class DPQ(Table):
 
     shrinks: ClassVar[Shrinks] = "serving"
     streams = False
-    stages = ("queries", "codes", "finetune")
+    stages: ClassVar[tuple[str, ...]] = ("queries", "codes", "finetune")
     composes_once = True
 
     def __init__(self, config: DPQConfig) -> None:
@@ -108,7 +109,7 @@ class DPQ(Table):
             return super().nbytes(form, num_rows)
         num_subspaces, num_centroids, width = self.codebooks.shape
         bits = self.num_embeddings * num_subspaces * bits_of(num_centroids)
-        return Bytes(rows=0, dense=4 * num_subspaces * num_centroids * width, maps=(bits + 7) // 8 + _PADDING_BYTES)
+        return Bytes(rows=0, dense=4 * num_subspaces * num_centroids * width, maps=(bits + 7) // 8 + PADDING_BYTES)
 
     def begin_step(self, seed: int) -> None:
         """See Table.begin_step."""
@@ -123,7 +124,7 @@ class DPQ(Table):
         queries_ND = identity(rows_NKW)
         if not self.quantizes:
             return queries_ND
-        chosen_ND = read_codes(self.codebooks, self.codes(queries_ND))
+        chosen_ND = read_codes(self.codebooks, self.codes(queries_ND, ids_N))
         if self.training and torch.is_grad_enabled() and len(ids_N):
             to_queries = (chosen_ND - queries_ND.detach()).square().mean()
             to_centroids = (queries_ND - chosen_ND.detach()).square().mean()
@@ -135,11 +136,15 @@ class DPQ(Table):
         return torch.stack(self._losses).sum() if self._losses else torch.zeros(())
 
     @torch.no_grad()
-    def codes(self, queries_ND: Tensor) -> Tensor:
-        """The nearest centroid in each sub-space, int64 (N, M)."""
+    def codes(self, queries_ND: Tensor, ids_N: Tensor | None = None) -> Tensor:
+        """The nearest centroid in each sub-space, int64 (N, M); ``ids_N`` are those that the queries are of."""
         num_subspaces, _, width = self.codebooks.shape
         queries_MNS = queries_ND.view(-1, num_subspaces, width).transpose(0, 1)
         return torch.cdist(queries_MNS, self.codebooks).argmin(2).T
+
+    def packed(self, codes_NM: Keys) -> IdCodes | MixedCodes:
+        """The codes of all ids as they are served."""
+        return IdCodes.of(codes_NM, self.codebooks.shape[1])
 
     def known(self, feature: str, ids_N: Tensor) -> Tensor:
         """See Table.known."""

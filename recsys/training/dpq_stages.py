@@ -1,4 +1,4 @@
-"""DPQ's stages: queries and codebooks are trained, every id's codes written down, codebooks trained on with those."""
+"""DPQ's stages, and MGQE's: queries and codebooks, then every id's codes, then codebooks trained on with those."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from recsys.errors import ConfigError, DataError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.store import RowReader, Snapshot
-from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.code_map import CodeMap, IdCodes, MixedCodes
 from recsys.tables.dpq import DPQ
 from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.training.stage import Work, digest_of, stage_folder, trained
@@ -29,7 +29,7 @@ def queries(work: Work, blueprint: Blueprint) -> Blueprint:
 def codes(work: Work, blueprint: Blueprint) -> Blueprint:
     """The nearest centroids of every id's query, whether an example had the id or not."""
     found, before = stage_folder(work.folder, "codes") / "codes.safetensors", stage_folder(work.folder, "queries")
-    method = f"dpq, of queries {digest_of(before)}"
+    method = f"{blueprint.table['kind']}, of queries {digest_of(before)}"
     if found.exists() and (made := read_id_map(found, CodeMap, work.data)).method == method:
         work.say(f"it has ended: {found} is read")
         return coded_blueprint(blueprint, made)
@@ -75,7 +75,7 @@ def start_of(blueprint: Blueprint, before: Path) -> Snapshot:
 
 
 @torch.no_grad()
-def codes_of(table: DPQ, store: RowReader) -> IdCodes:
+def codes_of(table: DPQ, store: RowReader) -> IdCodes | MixedCodes:
     """The codes of all ids of a table; DataError where its codebooks have numbers that are none."""
     if not torch.isfinite(table.codebooks).all():
         raise DataError(
@@ -86,5 +86,5 @@ def codes_of(table: DPQ, store: RowReader) -> IdCodes:
     for start in range(0, table.num_embeddings, _IDS_PER_PULL):
         ids_N = np.arange(start, min(table.num_embeddings, start + _IDS_PER_PULL))
         queries_ND = torch.from_numpy(store.pull({table.config.name: ids_N})[table.config.name])
-        parts.append(table.codes(queries_ND).numpy())
-    return IdCodes.of(np.concatenate(parts), table.codebooks.shape[1])
+        parts.append(table.codes(queries_ND, torch.from_numpy(ids_N)).numpy())
+    return table.packed(np.concatenate(parts))

@@ -22,10 +22,11 @@ class Train(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What stages share."""
+    """What stages share; ``learned`` are the examples that ``train`` learns from."""
 
     folder: Path
     data: str
+    learned: Examples
     valid: Examples
     train: Train
     say: Callable[[str], None]

@@ -12,6 +12,9 @@
     stages/codes/       codes.safetensors, the codes of every id
     checkpoints/ …      the codebooks and the network trained on, codes as they are
 
+    mgqe                as dpq, after
+    stages/frequencies/ frequent.safetensors, which ids the examples have most often
+
 A stage that is finished is read and not run again; one that was stopped goes on. Neither does so with another
 configuration than it was begun with.
 """
@@ -22,6 +25,7 @@ from typing import Any
 from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
 from recsys.training.dpq_stages import codes, finetune, queries
+from recsys.training.frequencies import frequencies
 from recsys.training.optembed_stages import retrain, search, supernet
 from recsys.training.stage import Work
 
@@ -29,6 +33,7 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "supernet": supernet,
     "search": search,
     "retrain": retrain,
+    "frequencies": frequencies,
     "queries": queries,
     "codes": codes,
     "finetune": finetune,

@@ -32,7 +32,7 @@ from recsys.training.trainer import Trainer
 # fields of a table whose addresses read the same rows before a push and after it
 STILL: dict[str, dict[str, Any]] = {"frequency": {"occurrences": 255}}
 # their gradients are by design not those of their values: tested by the papers' formulas in tests/tables
-ESTIMATED = {"optembed", "dpq"}
+ESTIMATED = {"optembed", "dpq", "mgqe"}
 # others reach their size at the end of their stages: tests/training/test_stages.py
 OF_ONE_STAGE = [kind for kind, (table, _) in TABLES.items() if not table.stages]
 ROOT = Path(__file__).resolve().parents[2]

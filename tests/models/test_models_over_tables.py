@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from table_kinds import CODES, KEPT, MAP
+from table_kinds import CODES, FREQUENT, KEPT, MAP
 from test_every_model import SMALL
 
 from recsys.batches.batch import Bag, LabelledBatch
@@ -34,6 +34,7 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "double_graphhash": {"map": MAP},
     "pruned": {"map": KEPT},
     "dpq": {"num_subspaces": 2, "num_centroids": 32},
+    "mgqe": {"num_subspaces": 2, "num_centroids": 32, "map": FREQUENT},
     "codes": {"map": CODES},
 }
 

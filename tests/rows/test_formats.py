@@ -14,8 +14,8 @@ from recsys.hashing import Floats, Keys
 from recsys.rows.formats import FORMATS, Format, Stored
 
 Way = Callable[[Format, Floats], Floats]
-LOW = ["float16", "bfloat16", "int8"]
-LARGEST = {"float16": 65504.0, "bfloat16": float(torch.finfo(torch.bfloat16).max)}
+LOW = ["float16", "bfloat16", "int8", "int16"]
+LARGEST = {"float16": 65504.0, "bfloat16": float(torch.finfo(torch.bfloat16).max), "int16": 32767 * 2.0**113}
 ALL_BITS = np.arange(2**16, dtype=np.uint16)
 
 
@@ -131,7 +131,7 @@ def test_numbers_out_of_range(name: str, way: Way) -> None:
     rows = way(FORMATS[name], beyond)
     assert np.isfinite(rows).all()
     np.testing.assert_allclose(rows, [[largest, -largest, largest, -largest]], rtol=2.0**-16)
-    if name != "int8":
+    if not FORMATS[name].has_scales:
         assert np.isnan(way(FORMATS[name], np.array([[np.nan, -np.nan]], np.float32))).all()
         return
     two = way(FORMATS[name], np.array([[1, np.nan], [1, 0.5]], np.float32))
@@ -199,9 +199,11 @@ def test_the_expectation_of_int8_is_the_number() -> None:
     assert rows[:, 1].std() > 0.1 * scale
 
 
-@pytest.mark.parametrize(("name", "step_size"), [("float16", 2.0**-10), ("bfloat16", 2.0**-7), ("int8", 4 / 127)])
+@pytest.mark.parametrize(
+    ("name", "step_size"), [("float16", 2.0**-10), ("bfloat16", 2.0**-7), ("int8", 4 / 127), ("int16", 2.0**-12)]
+)
 def test_many_small_updates_add_up(name: str, step_size: float) -> None:
-    """The reason for all this: 2,000 updates of a tenth of a step or less, lost when rounding to the nearest."""
+    """The reason for all this: 2,000 updates of less than half a step, lost when rounding to the nearest."""
     format_, keys = FORMATS[name], np.arange(1000)
     update = np.array([0, 1e-4], np.float32)
     values, scales = format_.empty(1000, 2)

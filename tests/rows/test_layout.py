@@ -179,7 +179,7 @@ def test_unknown_layout_and_impossible_numbers_of_buckets() -> None:
 # --- formats
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8", "int16"])
 def test_what_a_table_stores_in_a_format_is_published_in_it_to_the_bit(name: str) -> None:
     stored, draw = formats.FORMATS[name], np.random.default_rng(5)
     rows = (draw.normal(size=(500, 7)) * 10.0 ** draw.integers(-30, 4, (500, 1))).astype(np.float32)

@@ -77,7 +77,7 @@ def test_bytes_are_what_the_format_says(name: RowFormat) -> None:
 
 
 def test_an_unknown_format_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="row_format 'int4'; known: float32, float16, bfloat16, int8"):
+    with pytest.raises(ConfigError, match="row_format 'int4'; known: float32, float16, bfloat16, int8, int16"):
         RowGroup(name="t", width=1, optimizer=SGD(learning_rate=1.0), row_format="int4")  # type: ignore[arg-type]
 
 

@@ -283,6 +283,7 @@ def test_vectors_start_at_the_scale_of_a_full_tables_rows(config: TableConfig) -
         ({"kind": "frequency", "hot_share": 1}, "table.hot_share=1: give a number above 0 and below 1"),
         ({"kind": "mde", "alpha": 1.5}, "table.alpha=1.5: give a number between 0 and 1"),
         ({"kind": "int8", "row_format": "float32"}, "table.row_format='float32': give int8"),
+        ({"kind": "int16", "row_format": "int8"}, "table.row_format='int8': give int16"),
         ({"kind": "int8", "budget": 100}, "table.budget=100 allows 100 bytes, and these tables take 2,000 at least"),
     ],
 )

@@ -189,21 +189,29 @@ def _run_in_stages(
     from recsys.training.stage import Work
     from recsys.training.stages import run_stages
 
-    def train(blueprint: "Blueprint", within: Path, start: "Snapshot | None" = None) -> None:
+    def train(blueprint: "Blueprint", within: Path, start: "Snapshot | None" = None, epochs: int | None = None) -> None:
         checkpoints = Checkpoints(within / "checkpoints")
         begun = settings.resume is not None and bool(checkpoints.names())
         if begun and within != folder and (within / "summary.json").exists():
             check_told(within, checkpoints.load_state()[0], blueprint, parts.about)
             console.print(f"it has ended: {shown(within)} is read")
         else:
-            told = replace(settings, resume=within if begun else None)
-            _run_in_epochs(told, blueprint, parts, within, console, start)
+            told = replace(
+                settings if epochs is None else _for_epochs(settings, epochs), resume=within if begun else None
+            )
+            _run_in_epochs(told, blueprint, parts, within, console, start, keeps_best=epochs is None)
 
     if settings.resume is not None:
         check_unfinished(folder)
     run_stages(
         Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train, say=console.print), blueprint
     )
+
+
+def _for_epochs(settings: "TrainConfig", epochs: int) -> "TrainConfig":
+    """To train for so many epochs, however good it is: what a stage that prunes does."""
+    fit = replace(settings.fit, patience=None, plateau_factor=None)
+    return replace(settings, epochs=epochs, fit=fit)
 
 
 def _run_in_epochs(
@@ -213,15 +221,18 @@ def _run_in_epochs(
     folder: Path,
     console: "Console",
     start: "Snapshot | None" = None,
+    *,
+    keeps_best: bool = True,
 ) -> None:
     """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint.
 
-    A new run begins from ``start`` where that is given.
+    A new run begins from ``start`` where that is given; without ``keeps_best``, it is the last that is judged and left.
     """
     from recsys.models.recommender import Recommender
     from recsys.training.epochs import Course
     from recsys.training.fit import evaluate
     from recsys.training.keeping import Keeper, open_resumed, write_json
+    from recsys.training.magnitudes import alive_share
     from recsys.training.pruning import kept_share
     from recsys.training.trainer import Trainer
 
@@ -243,11 +254,12 @@ def _run_in_epochs(
             features=parts.features,
             on_step=on_step,
             say=console.print,
-            figures=lambda: kept_share(trainer.recommender, store),
+            figures=lambda: {**kept_share(trainer.recommender, store), **alive_share(trainer.recommender, store)},
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)
-            keeper.restore_best()
+            if keeps_best:
+                keeper.restore_best()
             test = evaluate(trainer, parts.test)
             keeper.checkpoint(course)
         summary = {**_of_course(course, test), **_of_rows(recommender, store), **_of_data(parts)}

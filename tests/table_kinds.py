@@ -7,6 +7,7 @@ import numpy as np
 from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.kept_map import KeptIds, KeptMap
+from recsys.tables.sparse_map import SparseIds, SparseMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
 _OF_ITEMS = Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2)
@@ -34,6 +35,14 @@ CODES = CodeMap(
     data="small",
     tables={"user": IdCodes.of(_DRAWN[0], 16), "item": IdCodes.of(_DRAWN[1], 16)},
 ).to_json()
+# of the same ids between one and all of the numbers of a row, the first among them
+_LEFT = (np.random.default_rng(1).random((2, 100, 8)) < 0.6) & (_USERS % 13 != 2)[:, None]
+_LEFT[:, _USERS % 13 != 2, 0] = True
+WEIGHTS = SparseMap(
+    method="deeplight",
+    data="small",
+    tables={"user": SparseIds.of(_LEFT[0]), "item": SparseIds.of(_LEFT[1])},
+).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 20},
@@ -54,6 +63,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pruned": {"map": KEPT},
     "dpq": {"num_subspaces": 2, "num_centroids": 16},
     "codes": {"map": CODES},
+    "deeplight": {},
+    "sparse": {"map": WEIGHTS},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes")
+OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes", "deeplight", "sparse")

@@ -14,6 +14,7 @@ from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.deeplight import DeepLight, DeepLightPlan
 from recsys.tables.dhe import DHE, DHEPlan
 from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
@@ -31,6 +32,8 @@ from recsys.tables.optembed import OptEmbed, OptEmbedPlan
 from recsys.tables.plan import TablePlan
 from recsys.tables.pruned import Pruned, PrunedPlan
 from recsys.tables.robe import Robe, RobePlan
+from recsys.tables.sparse import Sparse, SparsePlan
+from recsys.tables.sparse_map import SparseMap
 from recsys.tables.table import Table, TableConfig
 from recsys.tables.tt_rec import TTRec, TTRecPlan
 from recsys.tables.unified import Unified, UnifiedPlan
@@ -55,9 +58,12 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "pruned": (Pruned, PrunedPlan),
     "dpq": (DPQ, DPQPlan),
     "codes": (Codes, CodesPlan),
+    "deeplight": (DeepLight, DeepLightPlan),
+    "sparse": (Sparse, SparsePlan),
 }
 
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap}  # whose map is not one of buckets
+# whose map is not one of buckets
+ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap, "sparse": SparseMap}
 
 
 def plan_tables(

@@ -2,22 +2,28 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
 from recsys.rows.store import Snapshot
+from recsys.tables.id_map import IdMap
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.fit import Examples
 
 
 class Train(Protocol):
-    """Trains a blueprint in a folder: a run whose last checkpoint has the best weights."""
+    """Trains a blueprint in a folder: a run whose last checkpoint has what it leaves, mostly the best weights."""
 
-    def __call__(self, blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
-        """From ``start``, or from the blueprint's initial values; a run that has ended or been stopped goes on."""
+    def __call__(
+        self, blueprint: Blueprint, within: Path, start: Snapshot | None = None, epochs: int | None = None
+    ) -> None:
+        """From ``start``, or from the blueprint's initial values; a run that has ended or been stopped goes on.
+
+        With ``epochs``, for so many, whatever validations say, and the last weights are left in place of the best.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +54,10 @@ def trained(folder: Path) -> tuple[Recommender, LocalRows]:
     store = LocalRows(recommender.groups)
     store.restore(checkpoint.rows)
     return recommender, store
+
+
+def with_table_of(blueprint: Blueprint, kind: str, made: IdMap) -> Blueprint:
+    """The same with tables of another kind, by a map that a stage has made."""
+    shared = ("embedding_dim", "pooling", "absent", "row_format", "initial_scale")
+    fields: dict[str, Any] = {name: blueprint.table[name] for name in shared if name in blueprint.table}
+    return replace(blueprint, table={"kind": kind, **fields, "map": made.to_json()})

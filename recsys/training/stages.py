@@ -12,8 +12,8 @@
     stages/codes/       codes.safetensors, the codes of every id
     checkpoints/ …      the codebooks and the network trained on, codes as they are
 
-A stage that is finished is read and not run again; one that was stopped goes on. Neither does so with another
-configuration than it was begun with.
+Kinds that prune single weights: see ``weight_stages``. A stage that is finished is read and not run again; one that was
+stopped goes on. Neither does so with another configuration than it was begun with.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ from recsys.tables import TABLES
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.optembed_stages import retrain, search, supernet
 from recsys.training.stage import Work
+from recsys.training.weight_stages import go_on, mask, prune
 
 STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "supernet": supernet,
@@ -32,6 +33,9 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "queries": queries,
     "codes": codes,
     "finetune": finetune,
+    "prune": prune,
+    "mask": mask,
+    "go_on": go_on,
 }
 
 

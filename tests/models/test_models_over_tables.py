@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from table_kinds import CODES, KEPT, MAP
+from table_kinds import CODES, KEPT, MAP, WEIGHTS
 from test_every_model import SMALL
 
 from recsys.batches.batch import Bag, LabelledBatch
@@ -35,6 +35,7 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "pruned": {"map": KEPT},
     "dpq": {"num_subspaces": 2, "num_centroids": 32},
     "codes": {"map": CODES},
+    "sparse": {"map": WEIGHTS},
 }
 
 

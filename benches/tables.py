@@ -50,6 +50,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "collisionless": {},
     "optembed": {},
     "deeplight": {},
+    "pep": {},
+    "autosrh": {},
 }
 COMPRESSED: dict[str, Any] = {"compression": 8}
 LOOKUPS = {  # rows an id, where it is not one

@@ -203,9 +203,15 @@ def _run_in_stages(
 
     if settings.resume is not None:
         check_unfinished(folder)
-    run_stages(
-        Work(folder=folder, data=settings.data.name, valid=parts.valid, train=train, say=console.print), blueprint
+    work = Work(
+        folder=folder,
+        data=settings.data.name,
+        learned=parts.train,
+        valid=parts.valid,
+        train=train,
+        say=console.print,
     )
+    run_stages(work, blueprint)
 
 
 def _for_epochs(settings: "TrainConfig", epochs: int) -> "TrainConfig":

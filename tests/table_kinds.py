@@ -64,7 +64,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpq": {"num_subspaces": 2, "num_centroids": 16},
     "codes": {"map": CODES},
     "deeplight": {},
+    "pep": {},
+    "autosrh": {},
     "sparse": {"map": WEIGHTS},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes", "deeplight", "sparse")
+OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes", "deeplight", "pep", "autosrh", "sparse")

@@ -10,6 +10,7 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.autosrh import AutoSrh, AutoSrhPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
@@ -29,6 +30,7 @@ from recsys.tables.int8 import Int8, Int8Plan
 from recsys.tables.kept_map import KeptMap
 from recsys.tables.mde import MDE, MDEPlan
 from recsys.tables.optembed import OptEmbed, OptEmbedPlan
+from recsys.tables.pep import Pep, PepPlan
 from recsys.tables.plan import TablePlan
 from recsys.tables.pruned import Pruned, PrunedPlan
 from recsys.tables.robe import Robe, RobePlan
@@ -59,11 +61,13 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "dpq": (DPQ, DPQPlan),
     "codes": (Codes, CodesPlan),
     "deeplight": (DeepLight, DeepLightPlan),
+    "pep": (Pep, PepPlan),
+    "autosrh": (AutoSrh, AutoSrhPlan),
     "sparse": (Sparse, SparsePlan),
 }
 
 # whose map is not one of buckets
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap, "sparse": SparseMap}
+ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "codes": CodeMap, "autosrh": CodeMap, "sparse": SparseMap}
 
 
 def plan_tables(

@@ -57,12 +57,13 @@ class DeepLightConfig(PrunedWeightsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLightPlan(PrunedWeightsPlan):
-    """``sparsity`` S: the part of the weights that goes; or what ``compression`` says, or 0.9."""
+    """``sparsity`` is S; see Pruning for the others."""
 
-    sparsity: Annotated[float, Above(0), Below(1)] | None = None
     damping: Annotated[float, Above(0), Below(1)] = 0.99
     damping_steps: Count = 100
     every_steps: Count = 10
+
+    default_sparsity: ClassVar[float] = _SPARSITY
 
     def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> DeepLightConfig:
         """See TablePlan.table."""
@@ -73,13 +74,6 @@ class DeepLightPlan(PrunedWeightsPlan):
             every_steps=self.every_steps,
         )
         return DeepLightConfig(num_embeddings=num_ids(features), pruning=pruning, **shared)
-
-    @property
-    def wanted_sparsity(self) -> float:
-        """S."""
-        if self.sparsity is not None:
-            return self.sparsity
-        return _SPARSITY if self.compression is None else 1 - 1 / self.compression
 
 
 class DeepLight(PrunedWeights):

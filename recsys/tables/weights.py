@@ -8,10 +8,11 @@ Shape suffix: N ids.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
+from recsys.fields import Above, Below
 from recsys.rows.optimizers import Optimizer
 from recsys.tables.plan import Count, TablePlan
 from recsys.tables.table import Shrinks, Table, TableConfig, require
@@ -31,12 +32,23 @@ class PrunedWeightsConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedWeightsPlan(TablePlan):
-    """``prune_epochs``: how long the first stage trains, whatever validations say.
+    """``sparsity``: the part of all weights that goes; or what ``compression`` says, or the kind's own.
 
     ``compression`` or ``budget`` is a target for what is served: of the weights as many stay as it has room for.
+    ``prune_epochs``: how long the stage before the choice trains, whatever validations say.
     """
 
+    sparsity: Annotated[float, Above(0), Below(1)] | None = None
     prune_epochs: Count = 10
+
+    default_sparsity: ClassVar[float] = 0.0
+
+    @property
+    def wanted_sparsity(self) -> float:
+        """The part that goes, at least."""
+        if self.sparsity is not None:
+            return self.sparsity
+        return self.default_sparsity if self.compression is None else 1 - 1 / self.compression
 
     @property
     def is_sized(self) -> bool:

@@ -28,10 +28,11 @@ class Train(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What stages share."""
+    """What stages share; ``learned`` is what is trained on."""
 
     folder: Path
     data: str
+    learned: Examples
     valid: Examples
     train: Train
     say: Callable[[str], None]

@@ -24,7 +24,7 @@ from recsys.tables import TABLES
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.optembed_stages import retrain, search, supernet
 from recsys.training.stage import Work
-from recsys.training.weight_stages import go_on, mask, prune
+from recsys.training.weight_stages import count, go_on, mask, prune, restart
 
 STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "supernet": supernet,
@@ -34,8 +34,12 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "codes": codes,
     "finetune": finetune,
     "prune": prune,
+    "thresholds": prune,
+    "count": count,
+    "gates": prune,
     "mask": mask,
     "go_on": go_on,
+    "restart": restart,
 }
 
 

@@ -4,7 +4,7 @@
 
     deeplight  prune        mask  go_on      from the weights as they are
     pep        thresholds   mask  restart    from the initial values of the weights that stay, and of the network
-    autosrh    gates        mask  go_on
+    autosrh    count  gates mask  go_on      from the products of weights and gates
 
     stages/prune/           a run of its own, metrics.json with the pruning curve (``kept``)
     stages/mask/            weights.safetensors, the map of those that stay
@@ -12,26 +12,31 @@
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.fields import build
-from recsys.hashing import Floats
+from recsys.hashing import Floats, Keys
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
 from recsys.rows.store import Snapshot, fresh_rows
 from recsys.tables import TABLES
-from recsys.tables.deeplight import DeepLightPlan
+from recsys.tables.autosrh import AutoSrhPlan
+from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.tables.sparse import Sparse
 from recsys.tables.sparse_map import SparseIds, SparseMap
-from recsys.tables.weights import PrunedWeightsPlan
+from recsys.tables.weights import PrunedWeights, PrunedWeightsPlan
 from recsys.training.checkpoint import load_checkpoint
+from recsys.training.fit import Examples
 from recsys.training.magnitudes import Ranked, vectors_of, weight_tables
 from recsys.training.pruning import served_target
 from recsys.training.stage import Work, digest_of, stage_folder, trained, with_table_of
+
+_EXAMPLES_PER_BATCH = 4096
 
 
 def prune(work: Work, blueprint: Blueprint) -> Blueprint:
@@ -41,6 +46,23 @@ def prune(work: Work, blueprint: Blueprint) -> Blueprint:
     folder = _folder_before(work, blueprint.table["kind"])
     work.train(blueprint, folder, epochs=_plan_of(blueprint).prune_epochs)
     return blueprint
+
+
+def count(work: Work, blueprint: Blueprint) -> Blueprint:
+    """Groups of ids by how often they occur in what is learned from: as many ids each, of equal counts the first."""
+    found = stage_folder(work.folder, "count") / "groups.safetensors"
+    num_groups = build(AutoSrhPlan, blueprint.table, "table").num_groups
+    method = f"autosrh, {num_groups} groups"
+    if found.exists() and (made := read_id_map(found, CodeMap, work.data)).method == method:
+        work.say(f"it has ended: {found} is read")
+    else:
+        counts = _counts(weight_tables(Recommender(blueprint)), work.learned)
+        tables = {
+            name: IdCodes.of(_by_frequency(counts_I, num_groups), num_groups) for name, counts_I in counts.items()
+        }
+        made = CodeMap(method=method, data=work.data, tables=tables)
+        write_id_map(found, made)
+    return replace(blueprint, table={**blueprint.table, "map": made.to_json()})
 
 
 def mask(work: Work, blueprint: Blueprint) -> Blueprint:
@@ -76,6 +98,25 @@ def restart(work: Work, blueprint: Blueprint) -> Blueprint:
     return blueprint
 
 
+def _counts(tables: Mapping[str, PrunedWeights], learned: Examples) -> dict[str, Keys]:
+    """How often each id of each table occurs, int64 (I,)."""
+    counts = {name: np.zeros(table.num_embeddings, np.int64) for name, table in tables.items()}
+    for batch in learned.batches(_EXAMPLES_PER_BATCH):
+        for name, table in tables.items():
+            for feature in table.config.feature_names:
+                ids_N = batch.bags[feature].ids_N
+                inside_N = (ids_N >= 0) & (ids_N < table.num_embeddings)
+                counts[name] += np.bincount(ids_N[inside_N], minlength=table.num_embeddings)
+    return counts
+
+
+def _by_frequency(counts_I: Keys, num_groups: int) -> Keys:
+    """The group of each id, 0 that of the most frequent: int64 (I, 1)."""
+    groups_I = np.empty(len(counts_I), np.int64)
+    groups_I[np.argsort(-counts_I, kind="stable")] = np.arange(len(counts_I)) * num_groups // max(1, len(counts_I))
+    return groups_I[:, None]
+
+
 def _folder_before(work: Work, kind: str) -> Path:
     """Where the first stage of a kind trains."""
     table, _ = TABLES[kind]
@@ -97,14 +138,13 @@ def _plan_of(blueprint: Blueprint) -> PrunedWeightsPlan:
 def _asked(blueprint: Blueprint) -> str:
     """What the choice follows from, besides what was trained."""
     plan = _plan_of(blueprint)
-    return f"compression={plan.compression}, budget={plan.budget}"
+    return f"sparsity={plan.sparsity}, compression={plan.compression}, budget={plan.budget}"
 
 
 def _num_kept(blueprint: Blueprint, recommender: Recommender, ranked: Ranked, bytes_at: Callable[[int], int]) -> int:
     """How many weights stay: those that are alive, as far as the kind's own share and the target have room."""
     plan, num = _plan_of(blueprint), ranked.num_alive
-    if isinstance(plan, DeepLightPlan):
-        num = min(num, round((1 - plan.wanted_sparsity) * ranked.num_numbers))
+    num = min(num, round((1 - plan.wanted_sparsity) * ranked.num_numbers))
     target = served_target(plan, recommender)
     return num if target is None else min(num, ranked.most_within(target[0], bytes_at, target[1]))
 

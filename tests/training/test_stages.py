@@ -129,7 +129,7 @@ def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tup
             keeper.checkpoint(course)
         write_json(within / "summary.json", {"valid": course.history})
 
-    return Work(folder=folder, data="planted", valid=VALID, train=train, say=say), folders
+    return Work(folder=folder, data="planted", learned=TRAIN, valid=VALID, train=train, say=say), folders
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from test_stages import DIM, NUM_IDS, NUM_ITEMS, TRAIN, VALID, blueprint, work_i
 from recsys.errors import ConfigError, DataError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
+from recsys.tables.code_map import CodeMap
 from recsys.tables.deeplight import DeepLight
 from recsys.tables.id_files import read_id_map
 from recsys.tables.sparse_map import SparseMap
@@ -19,7 +20,7 @@ from recsys.training.magnitudes import alive_share, rising_tables, vectors_of
 from recsys.training.stage import stage_folder, trained
 from recsys.training.stages import run_stages
 from recsys.training.trainer import Trainer
-from recsys.training.weight_stages import as_they_are
+from recsys.training.weight_stages import as_they_are, as_they_began
 
 FULL_BYTES = 4 * NUM_IDS * (DIM + 1)
 
@@ -145,3 +146,53 @@ def test_a_model_without_embeddings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model 'lr' has no embeddings to prune"):
         run_stages(work, replace(deeplight(), model={"kind": "lr"}))
     assert not folders
+
+
+# --- PEP
+
+
+def test_what_stays_of_pep_begins_anew(tmp_path: Path) -> None:
+    pep = of_kind("pep", threshold_rate=0.05, threshold_decay=1e-4, initial_threshold=-6, compression=4)
+    work, folders = work_in(tmp_path)
+    run_stages(work, pep)
+    assert folders == ["thresholds", tmp_path.name]
+    assert 0.8 * FULL_BYTES / 4 < served_bytes(tmp_path) <= FULL_BYTES / 4
+    searched, before = trained(stage_folder(tmp_path, "thresholds"))
+    assert 0.1 < alive_share(searched, before)["kept"] < 0.95
+    served, store = trained(tmp_path)
+    assert evaluate(Trainer(served, store), VALID)["auc"] > 0.85
+
+    start = LocalRows(served.groups)
+    start.restore(as_they_began(served.blueprint, stage_folder(tmp_path, "thresholds")))
+    ids = map_in(tmp_path).tables["item"]
+    kept_N = np.flatnonzero(ids.holds(np.arange(NUM_ITEMS)))
+    found = served.embeddings.embed("item", "item", kept_N, start).detach().numpy()
+    fresh = LocalRows(searched.groups).pull({"item": kept_N})["item"]
+    np.testing.assert_array_equal(found, fresh * ids.masks(kept_N))
+    new = Recommender(served.blueprint)
+    np.testing.assert_array_equal(start.pull(new.dense_keys)["dense"], new.dense.rows())
+
+
+# --- AutoSrh
+
+
+def test_autosrh_groups_ids_by_how_often_they_are_seen(tmp_path: Path) -> None:
+    work, folders = work_in(tmp_path)
+    run_stages(work, of_kind("autosrh", num_groups=3, compression=4, prune_epochs=2))
+    assert folders == ["gates", tmp_path.name]
+    groups = read_id_map(stage_folder(tmp_path, "count") / "groups.safetensors", CodeMap).tables["item"]
+    groups_I = groups.at(np.arange(NUM_ITEMS))[:, 0]
+    counts_I = np.bincount(TRAIN.items, minlength=NUM_ITEMS)
+    assert np.bincount(groups_I).tolist() == [100, 100, 100]
+    assert counts_I[groups_I == 0].min() >= counts_I[groups_I == 1].max()
+    gated, before = trained(stage_folder(tmp_path, "gates"))
+    gates_GD = 1 + before.pull({"item.gates": np.arange(3)})["item.gates"]
+    rows_ID = before.pull({"item": np.arange(NUM_ITEMS)})["item"]
+    np.testing.assert_allclose(vectors_of(gated, "item", before), rows_ID * gates_GD[groups_I], rtol=1e-6)
+    assert 0.8 * FULL_BYTES / 4 < served_bytes(tmp_path) <= FULL_BYTES / 4
+    served, store = trained(tmp_path)
+    assert evaluate(Trainer(served, store), VALID)["auc"] > 0.85
+    lines: list[str] = []
+    work, _ = work_in(tmp_path, lines.append)
+    run_stages(work, of_kind("autosrh", num_groups=3, compression=4, prune_epochs=2))
+    assert sum("it has ended" in line for line in lines) == 2

@@ -52,6 +52,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "deeplight": {},
     "pep": {},
     "autosrh": {},
+    "autodim": {},
 }
 COMPRESSED: dict[str, Any] = {"compression": 8}
 LOOKUPS = {  # rows an id, where it is not one

@@ -67,6 +67,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "pep": {},
     "autosrh": {},
     "sparse": {"map": WEIGHTS},
+    "autodim": {},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "optembed", "pruned", "dpq", "codes", "deeplight", "pep", "autosrh", "sparse")
+OF_KNOWN_IDS = (
+    "full",
+    "mde",
+    "int8",
+    "optembed",
+    "pruned",
+    "dpq",
+    "codes",
+    "deeplight",
+    "pep",
+    "autosrh",
+    "sparse",
+    "autodim",
+)

@@ -10,6 +10,7 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.autodim import AutoDim, AutoDimPlan
 from recsys.tables.autosrh import AutoSrh, AutoSrhPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
@@ -64,6 +65,7 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "pep": (Pep, PepPlan),
     "autosrh": (AutoSrh, AutoSrhPlan),
     "sparse": (Sparse, SparsePlan),
+    "autodim": (AutoDim, AutoDimPlan),
 }
 
 # whose map is not one of buckets

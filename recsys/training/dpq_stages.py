@@ -53,7 +53,7 @@ def quantizing_tables(recommender: Recommender) -> dict[str, DPQ]:
 
 def coded_blueprint(blueprint: Blueprint, made: CodeMap) -> Blueprint:
     """What is served in place of queries."""
-    return with_table_of(blueprint, "codes", made)
+    return with_table_of(blueprint, "codes", map=made.to_json())
 
 
 def start_of(blueprint: Blueprint, before: Path) -> Snapshot:

@@ -113,7 +113,7 @@ def kept_map(kept: Mapping[str, Bools], widths: Mapping[str, int], data: str) ->
 
 def pruned_blueprint(blueprint: Blueprint, kept: KeptMap) -> Blueprint:
     """What is retrained and served in place of a supernet."""
-    return with_table_of(blueprint, "pruned", kept)
+    return with_table_of(blueprint, "pruned", map=kept.to_json())
 
 
 def search_space(blueprint: Blueprint, recommender: Recommender, kept: KeptMap) -> Space:

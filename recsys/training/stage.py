@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
 from recsys.rows.store import Snapshot
-from recsys.tables.id_map import IdMap
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.fit import Examples
 
@@ -57,8 +56,8 @@ def trained(folder: Path) -> tuple[Recommender, LocalRows]:
     return recommender, store
 
 
-def with_table_of(blueprint: Blueprint, kind: str, made: IdMap) -> Blueprint:
-    """The same with tables of another kind, by a map that a stage has made."""
+def with_table_of(blueprint: Blueprint, kind: str, **found: Any) -> Blueprint:
+    """The same with tables of another kind, by what a stage has ``found``: fields of that kind."""
     shared = ("embedding_dim", "pooling", "absent", "row_format", "initial_scale")
     fields: dict[str, Any] = {name: blueprint.table[name] for name in shared if name in blueprint.table}
-    return replace(blueprint, table={"kind": kind, **fields, "map": made.to_json()})
+    return replace(blueprint, table={"kind": kind, **fields, **found})

@@ -12,8 +12,8 @@
     stages/codes/       codes.safetensors, the codes of every id
     checkpoints/ …      the codebooks and the network trained on, codes as they are
 
-Kinds that prune single weights: see ``weight_stages``. A stage that is finished is read and not run again; one that was
-stopped goes on. Neither does so with another configuration than it was begun with.
+Kinds that prune single weights: see ``weight_stages``; AutoDim: ``autodim_stages``. A stage that is finished is read
+and not run again; one that was stopped goes on. Neither does so with another configuration than it was begun with.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from typing import Any
 
 from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
+from recsys.training.autodim_stages import choose, weigh
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.optembed_stages import retrain, search, supernet
 from recsys.training.stage import Work
@@ -40,6 +41,8 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "mask": mask,
     "go_on": go_on,
     "restart": restart,
+    "weigh": weigh,
+    "choose": choose,
 }
 
 

@@ -72,7 +72,7 @@ def mask(work: Work, blueprint: Blueprint) -> Blueprint:
     method = f"{kind}, of {digest_of(before)}, {_asked(blueprint)}"
     if found.exists() and (made := read_id_map(found, SparseMap, work.data)).method == method:
         work.say(f"it has ended: {found} is read")
-        return with_table_of(blueprint, "sparse", made)
+        return with_table_of(blueprint, "sparse", map=made.to_json())
     recommender, store = _trained(before)
     ranked = Ranked({name: vectors_of(recommender, name, store) for name in weight_tables(recommender)})
 
@@ -83,7 +83,7 @@ def mask(work: Work, blueprint: Blueprint) -> Blueprint:
     made = map_of(_num_kept(blueprint, recommender, ranked, lambda num: _served_bytes(blueprint, map_of(num))))
     write_id_map(found, made)
     work.say(f"{made.num_weights:,} weights are left, {made.density:.2%} of all")
-    return with_table_of(blueprint, "sparse", made)
+    return with_table_of(blueprint, "sparse", map=made.to_json())
 
 
 def go_on(work: Work, blueprint: Blueprint) -> Blueprint:
@@ -151,7 +151,7 @@ def _num_kept(blueprint: Blueprint, recommender: Recommender, ranked: Ranked, by
 
 def _served_bytes(blueprint: Blueprint, made: SparseMap) -> int:
     """What all tables take, companions counted."""
-    tables = Recommender(with_table_of(blueprint, "sparse", made)).embeddings.tables
+    tables = Recommender(with_table_of(blueprint, "sparse", map=made.to_json())).embeddings.tables
     return sum(table.nbytes("serving").total for table in tables.values())
 
 

@@ -53,13 +53,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "tt_rec": {},
     "collisionless": {},
     "optembed": {},
+    "deeplight": {},
+    "pep": {},
+    "autosrh": {},
+    "autodim": {},
 }
 COMPRESSED: dict[str, Any] = {"compression": 8}
 LOOKUPS = {  # rows an id, where it is not one
     "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
     "double_graphhash": 2,
 }  # fmt: skip
-KINDS = tuple(kind for kind in TABLES if kind not in ("pruned", "codes"))  # those two are what stages leave
+LEFT = ("pruned", "codes", "sparse")  # what stages leave
+KINDS = tuple(kind for kind in TABLES if kind not in LEFT)
 MAPPED = ("graphhash", "double_graphhash")  # as large as the map that they are given
 SINGLE = 0.8
 QUICK = {"ids": 2000, "ids_a_step": 200, "served": 20, "rounds": 2, "turns": 1}

@@ -8,6 +8,7 @@ from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.frequent_map import FrequentMap
 from recsys.tables.kept_map import KeptIds, KeptMap
+from recsys.tables.sparse_map import SparseIds, SparseMap
 
 _USERS, _ITEMS = np.arange(100), np.arange(80)
 _OF_ITEMS = Buckets.of(np.where(_ITEMS < 2, _ITEMS, np.where(_ITEMS < 70, 2 + _ITEMS % 19, -1)), 21, num_own=2)
@@ -40,6 +41,14 @@ FREQUENT = FrequentMap(
     data="small",
     tables={"user": KeptIds.of(_USERS % 5 == 0, 1), "item": KeptIds.of(_USERS % 4 == 3, 1)},
 ).to_json()
+# of the same ids between one and all of the numbers of a row, the first among them
+_LEFT = (np.random.default_rng(1).random((2, 100, 8)) < 0.6) & (_USERS % 13 != 2)[:, None]
+_LEFT[:, _USERS % 13 != 2, 0] = True
+WEIGHTS = SparseMap(
+    method="deeplight",
+    data="small",
+    tables={"user": SparseIds.of(_LEFT[0]), "item": SparseIds.of(_LEFT[1])},
+).to_json()
 SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hash": {"num_buckets": 20},
@@ -63,6 +72,27 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpq": {"num_subspaces": 2, "num_centroids": 16},
     "mgqe": {"num_subspaces": 2, "num_centroids": 16, "map": FREQUENT},
     "codes": {"map": CODES},
+    "deeplight": {},
+    "pep": {},
+    "autosrh": {},
+    "sparse": {"map": WEIGHTS},
+    "autodim": {},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "int16", "alpt", "optembed", "pruned", "dpq", "mgqe", "codes")
+OF_KNOWN_IDS = (
+    "full",
+    "mde",
+    "int8",
+    "int16",
+    "alpt",
+    "optembed",
+    "pruned",
+    "dpq",
+    "mgqe",
+    "codes",
+    "deeplight",
+    "pep",
+    "autosrh",
+    "sparse",
+    "autodim",
+)

@@ -39,6 +39,7 @@ from recsys.tables.bucket_map import BucketMap, Buckets
 from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.id_files import write_id_map
 from recsys.tables.kept_map import KeptIds, KeptMap
+from recsys.tables.sparse_map import SparseIds, SparseMap
 from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +92,10 @@ def write_map_of(data: str) -> None:
     write_id_map(Path("maps/kept.safetensors"), kept)
     codes = CodeMap(method="dpq", data=data, tables={"user": IdCodes.of(np.arange(80).reshape(40, 2) % 5, 5)})
     write_id_map(Path("maps/codes.safetensors"), codes)
+    weights = SparseMap(
+        method="deeplight", data=data, tables={"user": SparseIds.of(np.arange(640).reshape(40, 16) % 3 > 0)}
+    )
+    write_id_map(Path("maps/weights.safetensors"), weights)
 
 
 def options(group: str) -> list[str]:

@@ -26,6 +26,7 @@ from recsys.training.checkpoint import Checkpoints
 from recsys.training.epochs import Course, fit
 from recsys.training.fit import evaluate
 from recsys.training.keeping import Keeper, check_told, check_unfinished, open_resumed, write_json
+from recsys.training.magnitudes import alive_share
 from recsys.training.pruning import kept_share
 from recsys.training.slices import OF, write_seen
 from recsys.training.stage import Work
@@ -71,20 +72,29 @@ def run_in_stages(
 ) -> None:
     """What the table's kind goes through before it is served; where the run goes on, so does each stage."""
 
-    def train_stage(blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
+    def train_stage(
+        blueprint: Blueprint, within: Path, start: Snapshot | None = None, epochs: int | None = None
+    ) -> None:
         checkpoints = Checkpoints(within / "checkpoints")
         begun = settings.resume is not None and bool(checkpoints.names())
         if begun and within != folder and (within / "summary.json").exists():
             check_told(within, checkpoints.load_state()[0], blueprint, parts.about)
             console.print(f"it has ended: {os.path.relpath(within)} is read")
         else:
-            told = replace(settings, resume=within if begun else None)
-            run_in_epochs(told, blueprint, parts, within, console, on_step, start)
+            told = replace(_for_epochs(settings, epochs), resume=within if begun else None)
+            run_in_epochs(told, blueprint, parts, within, console, on_step, start, keeps_best=epochs is None)
 
     if settings.resume is not None:
         check_unfinished(folder)
     shared: dict[str, Any] = {"folder": folder, "data": settings.data.name, "say": console.print}
     run_stages(Work(learned=parts.train, valid=parts.valid, train=train_stage, **shared), blueprint)
+
+
+def _for_epochs(settings: TrainConfig, epochs: int | None) -> TrainConfig:
+    """To train for so many epochs, if they are given, however good it is: what a stage that prunes does."""
+    if epochs is None:
+        return settings
+    return replace(settings, epochs=epochs, fit=replace(settings.fit, patience=None, plateau_factor=None))
 
 
 def run_in_epochs(
@@ -95,10 +105,12 @@ def run_in_epochs(
     console: Console,
     on_step: OnStep,
     start: Snapshot | None = None,
+    *,
+    keeps_best: bool = True,
 ) -> None:
     """Train and validate until it is over, put the best back, judge it, and leave that as the last checkpoint.
 
-    A new run begins from ``start`` where that is given.
+    A new run begins from ``start`` where that is given; without ``keeps_best``, it is the last that is judged and left.
     """
     resumed = None if settings.resume is None else open_resumed(settings.resume, blueprint, parts.about)
     course = Course() if resumed is None else resumed[1]
@@ -118,11 +130,12 @@ def run_in_epochs(
             features=parts.features,
             on_step=step,
             say=console.print,
-            figures=lambda: kept_share(trainer.recommender, store),
+            figures=lambda: {**kept_share(trainer.recommender, store), **alive_share(trainer.recommender, store)},
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)
-            keeper.restore_best()
+            if keeps_best:
+                keeper.restore_best()
             test = evaluate(trainer, parts.test)
             keeper.checkpoint(course)
         summary = {**_of_course(course, test), **sizes_of(recommender, store), **_of_data(parts)}

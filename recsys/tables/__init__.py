@@ -11,10 +11,13 @@ from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
 from recsys.tables.alpt import Alpt, AlptPlan
+from recsys.tables.autodim import AutoDim, AutoDimPlan
+from recsys.tables.autosrh import AutoSrh, AutoSrhPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.deeplight import DeepLight, DeepLightPlan
 from recsys.tables.dhe import DHE, DHEPlan
 from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
@@ -32,9 +35,12 @@ from recsys.tables.kept_map import KeptMap
 from recsys.tables.mde import MDE, MDEPlan
 from recsys.tables.mgqe import MGQE, MGQEPlan
 from recsys.tables.optembed import OptEmbed, OptEmbedPlan
+from recsys.tables.pep import Pep, PepPlan
 from recsys.tables.plan import TablePlan
 from recsys.tables.pruned import Pruned, PrunedPlan
 from recsys.tables.robe import Robe, RobePlan
+from recsys.tables.sparse import Sparse, SparsePlan
+from recsys.tables.sparse_map import SparseMap
 from recsys.tables.table import Table, TableConfig
 from recsys.tables.tt_rec import TTRec, TTRecPlan
 from recsys.tables.unified import Unified, UnifiedPlan
@@ -62,10 +68,21 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "dpq": (DPQ, DPQPlan),
     "mgqe": (MGQE, MGQEPlan),
     "codes": (Codes, CodesPlan),
+    "deeplight": (DeepLight, DeepLightPlan),
+    "pep": (Pep, PepPlan),
+    "autosrh": (AutoSrh, AutoSrhPlan),
+    "sparse": (Sparse, SparsePlan),
+    "autodim": (AutoDim, AutoDimPlan),
 }
 
 # whose map is not one of buckets
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "mgqe": FrequentMap, "codes": CodeMap}
+ID_MAPS: dict[str, type[IdMap]] = {
+    "pruned": KeptMap,
+    "mgqe": FrequentMap,
+    "codes": CodeMap,
+    "autosrh": CodeMap,
+    "sparse": SparseMap,
+}
 
 
 def plan_tables(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys import hashing
+from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.fields import Between
 from recsys.rows.optimizers import Optimizer
@@ -41,18 +42,30 @@ class MDEConfig(TableConfig):
 class MDEPlan(TablePlan):
     """``alpha``: how much faster than its number of ids a vocabulary's rows become narrow.
 
-    Without a budget λ is embedding_dim.
+    Without a budget λ is embedding_dim. ``widths``, by table, go before both: what table=autodim finds.
     """
 
     alpha: Annotated[float, Between(0, 1)] = 0.3
+    widths: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, width in (self.widths or {}).items():
+            if not isinstance(width, int) or width < 1:
+                raise ConfigError(f"widths of {name!r} is {width!r}, and must be a whole number from 1 on")
 
     def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> MDEConfig:
         """See TablePlan.table: ``size`` is the width of the rows."""
         ids = num_ids(features)
-        width = size or self._width(self.embedding_dim, ids or 1)
+        width = self._given_width(shared["name"]) or size or self._width(self.embedding_dim, ids or 1)
         if ids is not None and width * (ids + self.embedding_dim) >= ids * self.embedding_dim:
             width = self.embedding_dim  # of so few ids, the projection would take what narrow rows save
         return MDEConfig(num_embeddings=ids, row_width=width, **shared)
+
+    @property
+    def is_sized(self) -> bool:
+        """See TablePlan.is_sized."""
+        return self.widths is not None
 
     def largest_size(self, features: Sequence[Feature]) -> int:
         """See TablePlan.largest_size."""
@@ -73,6 +86,10 @@ class MDEPlan(TablePlan):
 
         return widths(Sized("all", largest, _STEPS, bytes_at).largest_within(num_bytes))
 
+    def _given_width(self, name: str) -> int | None:
+        """What ``widths`` says: a model that asks for wider rows than embedding_dim had them searched among those."""
+        return None if self.widths is None or name not in self.widths else min(self.widths[name], self.embedding_dim)
+
     def _width(self, base: float, ids: float) -> int:
         """base · ids^−α, as a whole number that can be."""
         return max(1, min(self.embedding_dim, math.floor(base * ids**-self.alpha + 1e-9)))
@@ -90,7 +107,7 @@ class MDE(Table):
         self.id_range = f"[0, {self._num_embeddings})"
         self.groups = (config.row_group(width=config.row_width, num_rows=self._num_embeddings),)
         if config.row_width < config.embedding_dim:
-            self.projection = nn.Parameter(_projection(config))
+            self.projection = nn.Parameter(first_projection(config, config.row_width))
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""
@@ -106,8 +123,8 @@ class MDE(Table):
         return (ids_N >= 0) & (ids_N < self._num_embeddings)
 
 
-def _projection(config: MDEConfig) -> Tensor:
+def first_projection(config: TableConfig, row_width: int) -> Tensor:
     """(row_width, embedding_dim), of the variance 1 / row_width: a projected row is as large as a full one."""
     seed = hashing.seed_of(config.seed, config.name, "projection")
-    drawn = hashing.uniform(np.arange(config.row_width), config.embedding_dim, seed)
-    return torch.from_numpy(drawn * np.float32(math.sqrt(3 / config.row_width)))
+    drawn = hashing.uniform(np.arange(row_width), config.embedding_dim, seed)
+    return torch.from_numpy(drawn * np.float32(math.sqrt(3 / row_width)))

@@ -1,8 +1,6 @@
 """DPQ's stages, and MGQE's: queries and codebooks, then every id's codes, then codebooks trained on with those."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from recsys.rows.store import RowReader, Snapshot
 from recsys.tables.code_map import CodeMap, IdCodes, MixedCodes
 from recsys.tables.dpq import DPQ
 from recsys.tables.id_files import read_id_map, write_id_map
-from recsys.training.stage import Work, digest_of, stage_folder, trained
+from recsys.training.stage import Work, digest_of, stage_folder, trained, with_table_of
 
 _IDS_PER_PULL = 1 << 16
 
@@ -55,9 +53,7 @@ def quantizing_tables(recommender: Recommender) -> dict[str, DPQ]:
 
 def coded_blueprint(blueprint: Blueprint, made: CodeMap) -> Blueprint:
     """What is served in place of queries."""
-    shared = ("embedding_dim", "pooling", "absent", "row_format", "initial_scale")
-    fields: dict[str, Any] = {name: blueprint.table[name] for name in shared if name in blueprint.table}
-    return replace(blueprint, table={"kind": "codes", **fields, "map": made.to_json()})
+    return with_table_of(blueprint, "codes", map=made.to_json())
 
 
 def start_of(blueprint: Blueprint, before: Path) -> Snapshot:

@@ -4,7 +4,6 @@ Shape suffixes: N ids of a table, D embedding dimension.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,11 @@ from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.store import RowReader
 from recsys.tables.kept_map import Bools, KeptIds, KeptMap
 from recsys.tables.optembed import OptEmbed, OptEmbedPlan
+from recsys.tables.plan import TablePlan
 from recsys.training.evolution import Candidate, Space
 from recsys.training.fit import Examples
 from recsys.training.metrics import summary
+from recsys.training.stage import with_table_of
 
 _IDS_PER_PULL = 1 << 18
 _EXAMPLES_PER_BATCH = 4096
@@ -112,9 +113,7 @@ def kept_map(kept: Mapping[str, Bools], widths: Mapping[str, int], data: str) ->
 
 def pruned_blueprint(blueprint: Blueprint, kept: KeptMap) -> Blueprint:
     """What is retrained and served in place of a supernet."""
-    shared = ("embedding_dim", "pooling", "absent", "row_format", "initial_scale")
-    fields: dict[str, Any] = {name: blueprint.table[name] for name in shared if name in blueprint.table}
-    return replace(blueprint, table={"kind": "pruned", **fields, "map": kept.to_json()})
+    return with_table_of(blueprint, "pruned", map=kept.to_json())
 
 
 def search_space(blueprint: Blueprint, recommender: Recommender, kept: KeptMap) -> Space:
@@ -125,7 +124,7 @@ def search_space(blueprint: Blueprint, recommender: Recommender, kept: KeptMap) 
     """
     tables = pruning_tables(recommender)
     most = max(table.config.embedding_dim for table in tables.values())
-    target = _target(blueprint, recommender)
+    target = served_target(build(OptEmbedPlan, blueprint.table, "table"), recommender)
     if target is None:
         return Space(num_genes=len(tables), most=most)
     num_bytes, asked = target
@@ -142,9 +141,8 @@ def search_space(blueprint: Blueprint, recommender: Recommender, kept: KeptMap) 
     return Space(num_genes=len(tables), most=most, allows=allows, weights=_likely(bytes_FW.sum(axis=0), num_bytes))
 
 
-def _target(blueprint: Blueprint, recommender: Recommender) -> tuple[float, str] | None:
-    """How many bytes may be served, and who says so."""
-    plan = build(OptEmbedPlan, blueprint.table, "table")
+def served_target(plan: TablePlan, recommender: Recommender) -> tuple[float, str] | None:
+    """How many bytes may be served, and who says so; None for any."""
     if plan.budget is not None:
         return plan.budget, f"budget={plan.budget}"
     if plan.compression is None:

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
@@ -14,10 +14,15 @@ from recsys.training.fit import Examples
 
 
 class Train(Protocol):
-    """Trains a blueprint in a folder: a run whose last checkpoint has the best weights."""
+    """Trains a blueprint in a folder: a run whose last checkpoint has what it leaves, mostly the best weights."""
 
-    def __call__(self, blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
-        """From ``start``, or from the blueprint's initial values; a run that has ended or been stopped goes on."""
+    def __call__(
+        self, blueprint: Blueprint, within: Path, start: Snapshot | None = None, epochs: int | None = None
+    ) -> None:
+        """From ``start``, or from the blueprint's initial values; a run that has ended or been stopped goes on.
+
+        With ``epochs``, for so many, whatever validations say, and the last weights are left in place of the best.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +54,10 @@ def trained(folder: Path) -> tuple[Recommender, LocalRows]:
     store = LocalRows(recommender.groups)
     store.restore(checkpoint.rows)
     return recommender, store
+
+
+def with_table_of(blueprint: Blueprint, kind: str, **found: Any) -> Blueprint:
+    """The same with tables of another kind, by what a stage has ``found``: fields of that kind."""
+    shared = ("embedding_dim", "pooling", "absent", "row_format", "initial_scale")
+    fields: dict[str, Any] = {name: blueprint.table[name] for name in shared if name in blueprint.table}
+    return replace(blueprint, table={"kind": kind, **fields, **found})

@@ -15,8 +15,8 @@
     mgqe                as dpq, after
     stages/frequencies/ frequent.safetensors, which ids the examples have most often
 
-A stage that is finished is read and not run again; one that was stopped goes on. Neither does so with another
-configuration than it was begun with.
+Kinds that prune single weights: see ``weight_stages``; AutoDim: ``autodim_stages``. A stage that is finished is read
+and not run again; one that was stopped goes on. Neither does so with another configuration than it was begun with.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +24,12 @@ from typing import Any
 
 from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
+from recsys.training.autodim_stages import choose, weigh
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.frequencies import frequencies
 from recsys.training.optembed_stages import retrain, search, supernet
 from recsys.training.stage import Work
+from recsys.training.weight_stages import count, go_on, mask, prune, restart
 
 STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "supernet": supernet,
@@ -37,6 +39,15 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "queries": queries,
     "codes": codes,
     "finetune": finetune,
+    "prune": prune,
+    "thresholds": prune,
+    "count": count,
+    "gates": prune,
+    "mask": mask,
+    "go_on": go_on,
+    "restart": restart,
+    "weigh": weigh,
+    "choose": choose,
 }
 
 

@@ -14,6 +14,7 @@ from recsys.hashing import Floats
 from recsys.models.recommender import Planned, Recommender
 from recsys.rows.store import RowStore, StreamPosition
 from recsys.training.clipping import clip
+from recsys.training.magnitudes import raise_thresholds, rising_tables
 from recsys.training.plateau import slowed
 
 
@@ -47,6 +48,7 @@ class Trainer:
         self.clip_norm, self.num_clipped = clip_norm, 0
         self._upcoming: Planned | None = None
         self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
+        self._prunes = bool(rising_tables(recommender))
 
     def start(self) -> None:
         """Give a new store its dense parameters."""
@@ -69,6 +71,8 @@ class Trainer:
         logits_B, looked = self.recommender(planned, rows)
         loss = self._loss(logits_B, batch)
         loss.backward()
+        if self._prunes:
+            raise_thresholds(self.recommender, self.store, self.num_steps + 1)
         gradients = self.recommender.gradients(looked)
         if self.clip_norm is not None:
             self.num_clipped += clip(gradients, self.clip_norm)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from table_kinds import CODES, FREQUENT, KEPT, MAP
+from table_kinds import CODES, FREQUENT, KEPT, MAP, WEIGHTS
 from test_every_model import SMALL
 
 from recsys.batches.batch import Bag, LabelledBatch
@@ -36,6 +36,7 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "dpq": {"num_subspaces": 2, "num_centroids": 32},
     "mgqe": {"num_subspaces": 2, "num_centroids": 32, "map": FREQUENT},
     "codes": {"map": CODES},
+    "sparse": {"map": WEIGHTS},
 }
 
 

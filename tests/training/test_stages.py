@@ -26,6 +26,7 @@ from recsys.training.dpq_stages import coded_blueprint, codes_of, quantizing_tab
 from recsys.training.epochs import Course, Fitting, fit
 from recsys.training.fit import evaluate
 from recsys.training.keeping import Keeper, write_json
+from recsys.training.magnitudes import alive_share
 from recsys.training.pruning import Fitness, kept_flags, kept_share
 from recsys.training.stage import Work, stage_folder, trained
 from recsys.training.stages import STAGES, run_stages
@@ -102,7 +103,7 @@ def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tup
     """Stages over planted examples, and the folders in which a run was trained."""
     folders: list[str] = []
 
-    def train(blueprint: Blueprint, within: Path, start: Snapshot | None = None) -> None:
+    def train(blueprint: Blueprint, within: Path, start: Snapshot | None = None, epochs: int | None = None) -> None:
         if (within / "summary.json").exists():
             return
         folders.append(within.name)
@@ -117,11 +118,14 @@ def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tup
             features={},
             on_step=lambda step, steps: None,
             say=say,
-            figures=lambda: kept_share(recommender, trainer.store),
+            figures=lambda: {**kept_share(recommender, trainer.store), **alive_share(recommender, trainer.store)},
         )
         with closing(keeper):
-            course: Course = fit(trainer, TRAIN, VALID, epochs=4, batch_size=100, seed=0, how=Fitting(), watcher=keeper)
-            keeper.restore_best()
+            course: Course = fit(
+                trainer, TRAIN, VALID, epochs=epochs or 4, batch_size=100, seed=0, how=Fitting(), watcher=keeper
+            )
+            if epochs is None:
+                keeper.restore_best()
             keeper.checkpoint(course)
         write_json(within / "summary.json", {"valid": course.history})
 

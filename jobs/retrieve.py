@@ -40,19 +40,24 @@ class RetrieveSettings:
 
 @job("retrieve")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Learn until validation gets no better, judge the best on the test part; leave summary.json in ``folder``."""
+    """Learn until validation gets no better, judge the best on the test part.
+
+    Leaves summary.json in ``folder``, and a checkpoint of the best that jobs.publish puts into Redis.
+    """
     settings = RetrieveSettings.of(config)
 
     import time
 
     from rich.console import Console
 
-    from recsys.datasets.interactions import read_interactions
+    from recsys.datasets.interactions import read_interactions, titles_of
     from recsys.models.retrieval import build_retriever
     from recsys.rows.optimizers import build_optimizer
     from recsys.tables import with_map
+    from recsys.training.checkpoint import save_checkpoint
     from recsys.training.ranking import judge, popularity
     from recsys.training.retrieval import Graphs, figures, fit_retriever, judge_test, local_trainer
+    from recsys.training.retrieved import as_checkpoint, retrieved_form
 
     console = Console(highlight=False, soft_wrap=True)
     table = with_map(settings.table, settings.interactions.name)
@@ -70,6 +75,10 @@ def main(config: dict[str, Any], folder: Path) -> None:
             f"{said['seconds']:7.1f} s  epoch {epoch}: loss {said['loss']:.4f}, valid recall@20 {said['recall']:.4f}"
         ),
     )
+    retrieved = retrieved_form(
+        table, settings.optimizer["rows"], graphs, fitted, smooths=retriever.whole, seed=settings.seed
+    )
+    save_checkpoint(folder / "checkpoints", as_checkpoint(retrieved, graphs, titles_of(settings.interactions)))
     found = judge_test(fitted, graphs, settings.seed)
     floor = judge(*popularity(graphs.train), graphs.test, [graphs.train, graphs.valid], seed=settings.seed)
     summary = {

@@ -63,6 +63,11 @@ def read_interactions(files: InteractionFiles, data_folder: Path | None, seed: i
     return Interactions(files.name, train, valid, test, *sizes)
 
 
+def titles_of(files: InteractionFiles) -> dict[int, str]:
+    """The titles of a prepared data set's items; other files have none."""
+    return open_prepared(files.folder, files.name).titles() if files.format == "prepared" else {}
+
+
 def _published(files: InteractionFiles, data_folder: Path | None) -> tuple[Pairs, Pairs | None, Pairs]:
     if data_folder is None:
         raise DataError(

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from recsys import hashing
-from recsys.batches.batch import Batch
+from recsys.batches.batch import Bag, Batch
 from recsys.errors import ConfigError, DataError, unknown
 from recsys.features.declarations import Feature, build_features, features_to_json
 from recsys.hashing import Floats, Keys
 from recsys.models import MODELS, build_config
+from recsys.models.fm import FM
 from recsys.models.inputs import BagVectors, Inputs
 from recsys.ps.dense import DENSE, STATISTICS, DenseParameters, Statistics
 from recsys.rows.optimizers import build_optimizer
@@ -163,6 +164,43 @@ class Recommender(nn.Module):
             self.dense.load(store.pull({DENSE: self.dense.keys})[DENSE])
         vectors_ND: Floats = self.embeddings.embed(self.table_of(feature), feature, ids_N, store).numpy()
         return vectors_ND
+
+    @property
+    def is_factorised(self) -> bool:
+        """Whether its logits are products of what users and items bring, each by itself: see ``side``."""
+        return isinstance(self.model, FM)
+
+    @torch.no_grad()
+    def side(self, names: Sequence[str], batch: Batch, store: RowReader) -> tuple[Floats, Floats]:
+        """Vectors (B, D) and own logits (B,) of some features, which alone are in the batch: see FM.side.
+
+        The dense parameters are those loaded before. ConfigError for a model that is no FM.
+        """
+        if not isinstance(self.model, FM):
+            raise ConfigError(f"model.kind={self.blueprint.model['kind']} does not score by products; use model=fm")
+        nothing = Bag.of_lists([[]] * batch.num_examples)
+        bags, _ = self.embeddings.known_bags({name: batch.bags.get(name, nothing) for name in self._sparse})
+        addressed = self.embeddings.address(bags)
+        pooled = self.embeddings.pool(self.embeddings.look(addressed, store.pull(addressed.keys)))
+        sparse = [name for name in self._sparse if name in names]
+        numbers = [feature.name for feature in self.features if feature.kind == "number"]
+        absent_BP0 = torch.zeros(batch.num_examples, 0)
+        wide = [pooled[self._wide[name], name] for name in sparse]
+        narrow = [pooled[self._narrow[name], name] for name in sparse] if self._narrow else []
+        width = self.embeddings.tables[next(iter(self._wide.values()))].config.embedding_dim
+        vectors_BD, own_B = self.model.side(
+            torch.stack(wide, dim=1) if wide else absent_BP0[:, :, None].expand(-1, -1, width),
+            torch.cat(narrow, dim=1) if narrow else absent_BP0,
+            torch.from_numpy(batch.numbers_BM),
+            [at for at, name in enumerate(numbers) if name in names],
+        )
+        return vectors_BD.numpy(), own_B.numpy()
+
+    @property
+    def bias(self) -> float:
+        """The logit of nothing at all, of a factorised model."""
+        assert isinstance(self.model, FM) and self.model.first_order.bias is not None
+        return float(self.model.first_order.bias.detach())
 
     def plan(self, batch: Batch) -> Planned:
         """Which rows a batch needs; ids that a table does not know are left out, in training and serving alike."""

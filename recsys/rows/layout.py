@@ -100,6 +100,21 @@ class Layout:
         """Ids of all items with facts: a set of texts (``id_text``) that only grows."""
         return self.prefix + "items"
 
+    @property
+    def recent_items_key(self) -> str:
+        """Items by when they were last shown or liked: a sorted set of texts by event time, of the latest alone."""
+        return self.prefix + "recent:items"
+
+    @property
+    def recent_users_key(self) -> str:
+        """Users by when they were last shown something: a sorted set of texts by event time, of the latest alone."""
+        return self.prefix + "recent:users"
+
+    @property
+    def progress_key(self) -> str:
+        """How the run that learns is getting on, as plain JSON; gone soon after it has ended."""
+        return self.prefix + "progress"
+
     def user_key(self, user_id: int | str) -> str:
         """One user's history and profile, as versioned JSON."""
         return f"{self.prefix}user:{id_text(user_id)}"

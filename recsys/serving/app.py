@@ -1,13 +1,13 @@
-"""The HTTP face of lookup and rank.
+"""The HTTP face of lookup, rank and recommend.
 
-``POST /v1/lookup``, ``POST /v1/rank``; ``GET /healthz`` (it runs), ``/readyz`` (it can answer), ``/metrics`` and
-``/docs``. Each error is ``{"error": "one line", "code": "for programs"}``.
+``POST /v1/lookup``, ``POST /v1/rank``, ``GET`` and ``POST /v1/recommend``; ``GET /healthz`` (it runs), ``/readyz`` (it
+can answer), ``/metrics`` and ``/docs``. Each error is ``{"error": "one line", "code": "for programs"}``.
 """
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -15,16 +15,19 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from recsys.errors import ConfigError, DataError, RecsysError, ServiceError
-from recsys.serving.concurrent import AsyncLookup, AsyncRanker
+from recsys.serving.concurrent import AsyncLookup, AsyncRanker, AsyncRetriever
 from recsys.serving.docs import docs_page
 from recsys.serving.guard import Guard, Limits, error_body
 from recsys.serving.lookup import Lookup
 from recsys.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from recsys.serving.published import NotPublished
 from recsys.serving.ranker import Ranker
+from recsys.serving.retriever import Exclude, RetrievalConfig, Retriever
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
 Id = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
+IdInUrl = Annotated[str, Query(min_length=1, max_length=256, description="digits are a number, other text is a string")]
+NumItems = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class LookupRequest(BaseModel, extra="forbid"):
@@ -41,6 +44,17 @@ class RankRequest(BaseModel, extra="forbid"):
     candidates: Annotated[list[Id], Field(max_length=10_000)] | None = None
     k: Annotated[int, Field(ge=1, le=10_000)] = 10
     time_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
+
+
+class RecommendRequest(BaseModel, extra="forbid"):
+    """Whom to recommend to, out of all items but those that are to be left out; ``why`` asks for reasons."""
+
+    user: Id
+    k: NumItems = 10
+    exclude: Exclude = "liked"
+    time_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    rerank: bool = True
+    why: bool = False
 
 
 class AnswerVersions(BaseModel):
@@ -70,6 +84,15 @@ class RankAnswer(BaseModel):
     versions: AnswerVersions
 
 
+class RecommendAnswer(RankAnswer):
+    """The best of all items, the reasons for each, and what the user liked and was shown lately."""
+
+    because: list[list[str]]
+    liked: list[int | str]
+    shown: list[int | str]
+    by: str
+
+
 class Refusal(BaseModel):
     """Every error."""
 
@@ -81,7 +104,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for stat
 UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Refusal}}
 
 
-def build_app(lookup: Lookup, ranker: Ranker, limits: Limits | None = None) -> FastAPI:
+def build_app(
+    lookup: Lookup, ranker: Ranker, limits: Limits | None = None, retrieval: RetrievalConfig | None = None
+) -> FastAPI:
     """The application over a lookup and a ranker, within limits."""
     # FastAPI's own pages of documentation load their scripts from elsewhere
     app = FastAPI(
@@ -90,6 +115,7 @@ def build_app(lookup: Lookup, ranker: Ranker, limits: Limits | None = None) -> F
     metrics = ServiceMetrics()
     app.add_middleware(Guard, limits=limits or Limits(), metrics=metrics)
     _add_questions(app, AsyncLookup(lookup), AsyncRanker(ranker))
+    _add_recommend(app, AsyncRetriever(Retriever(ranker, retrieval)))
     _add_state(app, lookup, metrics)
     _add_refusals(app)
     return app
@@ -105,6 +131,32 @@ def _add_questions(app: FastAPI, lookup: AsyncLookup, ranker: AsyncRanker) -> No
     async def rank(request: RankRequest) -> Any:
         context = {} if request.time_ms is None else {"time_ms": request.time_ms}
         return JSONResponse(asdict(await ranker.rank(request.user, request.candidates, context, request.k)))
+
+
+def _add_recommend(app: FastAPI, retriever: AsyncRetriever) -> None:
+    @app.post("/v1/recommend", responses=REFUSALS, response_model=RecommendAnswer)
+    async def recommend(request: RecommendRequest) -> Any:
+        context = {} if request.time_ms is None else {"time_ms": request.time_ms}
+        found = await retriever.recommend(
+            request.user, request.k, request.exclude, context, rerank=request.rerank, why=request.why
+        )
+        return JSONResponse(asdict(found))
+
+    @app.get("/v1/recommend", responses=REFUSALS, response_model=RecommendAnswer)
+    async def recommend_by_url(user: IdInUrl, k: NumItems = 10, exclude: Exclude = "liked", why: bool = False) -> Any:
+        return await recommend(RecommendRequest(user=id_in_url(user), k=k, exclude=exclude, why=why))
+
+
+def id_in_url(text: str) -> int | str:
+    """An id of 64 bits where a text is one in decimal, else the text itself.
+
+    >>> id_in_url("7"), id_in_url("tt7"), id_in_url("007"), id_in_url("-0")
+    (7, 'tt7', '007', '-0')
+    """
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) < 20 and str(int(text)) == text:
+        return int(text) if -(2**63) <= int(text) < 2**63 else text
+    return text
 
 
 def _add_state(app: FastAPI, lookup: Lookup, metrics: ServiceMetrics) -> None:

@@ -1,4 +1,4 @@
-"""Lookup and Ranker for asyncio: what is asked for at the same time goes to Redis as one request.
+"""Lookup, Ranker and Retriever for asyncio: what is asked for at the same time goes to Redis as one request.
 
 Redis answers a thousand keys in one command many times faster than ten commands of a hundred, and so do we. While some
 requests are under way others gather; when a thread is free, it takes all that have.
@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from recsys.hashing import Keys
 from recsys.serving.lookup import Embedded, Lookup, integers
 from recsys.serving.published import Id
 from recsys.serving.ranker import Ranker, Ranking
+from recsys.serving.retriever import Exclude, Recommendation, RetrievalConfig, Retriever
 from recsys.serving.rows import CacheConfig
 
 _NUM_THREADS = 2  # one packs and decodes while the other waits for Redis
@@ -138,6 +140,39 @@ class AsyncRanker:
         """See Ranker.rank."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._ranker.rank, user, candidates, context, k)
+
+    def close(self) -> None:
+        """End the threads; what is under way is answered first."""
+        self._threads.shutdown()
+
+
+class AsyncRetriever:
+    """``await AsyncRetriever(retriever).recommend(user=7, k=2)``: recommendations in threads of their own."""
+
+    def __init__(self, retriever: Retriever, num_threads: int = _NUM_THREADS) -> None:
+        self._retriever = retriever
+        self._threads = ThreadPoolExecutor(num_threads, "recommend")
+
+    @classmethod
+    def connect(
+        cls, url: str, model: str = "recsys", cache: CacheConfig | None = None, config: RetrievalConfig | None = None
+    ) -> "AsyncRetriever":
+        """See Retriever.connect."""
+        return cls(Retriever.connect(url, model, cache, config))
+
+    async def recommend(
+        self,
+        user: Id,
+        k: int = 10,
+        exclude: Exclude = "liked",
+        context: Mapping[str, Any] | None = None,
+        *,
+        rerank: bool = True,
+        why: bool = False,
+    ) -> Recommendation:
+        """See Retriever.recommend."""
+        ask = partial(self._retriever.recommend, user, k, exclude, context, rerank=rerank, why=why)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     def close(self) -> None:
         """End the threads; what is under way is answered first."""

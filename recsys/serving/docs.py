@@ -12,6 +12,13 @@ _POSTS: list[tuple[str, str, dict[str, Any]]] = [
         {"feature": "item", "ids": [1, 2, 3]},
     ),
     (
+        "v1/recommend",
+        "The k best of all items for a user; with why also titles of recent likes that are near to each. What the user "
+        "liked lately is left out; with exclude seen what they were shown too, with none nothing is. GET asks the same "
+        "by v1/recommend?user=7&k=2.",
+        {"user": 7, "k": 2, "why": True},
+    ),
+    (
         "v1/rank",
         "The k best candidates for a user, with probabilities and titles. Only user is required: k is 10, candidates "
         "are all items but those the user liked lately, time_ms (milliseconds since 1970) is the latest event's.",
@@ -36,7 +43,7 @@ pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8888; border-radius
 </style>
 </head>
 <body>
-<h1>Lookup and rank</h1>
+<h1>Lookup, rank and recommend</h1>
 <p>Answers carry the versions they were made from. A refusal is <code>{{"error": "one line", "code": "for
 programs"}}</code>: 400 and 422 for what was asked wrongly, 401 without the token where there is one, 413 for too much,
 503 for what is not published or not reachable yet, 504 for what took too long. All fields and their limits:

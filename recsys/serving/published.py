@@ -106,6 +106,23 @@ class PublishedRun:
             self._item_ids = item_ids = (*numbers, *strings)
         return item_ids
 
+    def recent_items(self, num: int) -> list[Id]:
+        """The items that were shown or liked last, the latest first; of equal times the last by their texts."""
+        return self._recent(self.layout.recent_items_key, num)
+
+    def recent_users(self, num: int) -> list[Id]:
+        """The users who were shown something last, the latest first."""
+        return self._recent(self.layout.recent_users_key, num)
+
+    def progress(self) -> dict[str, Any] | None:
+        """How the run that learns is getting on; None where none does."""
+        (value,) = read_keys(self.client, [self.layout.progress_key])
+        return None if value is None else json.loads(value)
+
+    def _recent(self, key: str, num: int) -> list[Id]:
+        members: list[bytes] = answered(lambda: self.client.zrevrange(key, 0, num - 1))
+        return [id_of_text(member.decode()) for member in members]
+
     def _facts_of(self, value: bytes) -> FactValues:
         facts = self._facts.get(value)
         if facts is None:

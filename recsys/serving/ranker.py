@@ -129,7 +129,7 @@ class Ranker:
             candidates = self._not_liked(user)
         candidates = checked_ids(candidates)
         run, versions, values = self.published.look(lambda run: run.feature_keys(user, candidates))
-        time_ms = _time_ms(context, versions)
+        time_ms = time_of(context, versions)
         scorer, versions = self._fresh_scorer(run, versions)
         facts = run.facts_of(values[1:])
         scores_N = scorer.scores_of(user, run.user_of(values[0]), candidates, facts, time_ms)
@@ -151,7 +151,8 @@ class Ranker:
         return self._scorer[1], versions
 
 
-def _time_ms(context: Mapping[str, Any] | None, versions: Versions) -> int:
+def time_of(context: Mapping[str, Any] | None, versions: Versions) -> int:
+    """The event time that a context names; by default the latest published. ConfigError for what is none."""
     for name in context or {}:
         if name != "time_ms":
             raise unknown("field of context", name, ["time_ms"])

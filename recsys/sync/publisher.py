@@ -30,6 +30,7 @@ from recsys.rows.store import WHOLE, Changes, RowStore
 from recsys.sync.newest import NewestWins
 
 _KEYS_PER_CALL = 500
+MOST_RECENT = 10_000  # items, and users, that are known by when something last happened to them
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,23 @@ class Publisher:
             [(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()]
         )
         self._list_items([id_text(id_) for id_ in items])  # after their facts: who finds an item listed finds them
+        self._note_recent(users)
         return num_users, num_items
+
+    def _note_recent(self, users: Mapping[int | str, Mapping[str, Any]]) -> None:
+        """Who was last shown something, and what was: times only grow, so that to write them again is harmless."""
+        last: dict[str, dict[str, int]] = {self._layout.recent_users_key: {}, self._layout.recent_items_key: {}}
+        by_user, by_item = last.values()
+        for id_, user in users.items():
+            for time_ms, item_id in (*user["history"]["shown"], *user["history"]["likes"]):
+                for known, text in ((by_user, id_text(id_)), (by_item, id_text(item_id))):
+                    known[text] = max(time_ms, known.get(text, time_ms))
+        for key, times in last.items():
+            for start in range(0, len(times), _KEYS_PER_CALL):
+                part = dict(list(times.items())[start : start + _KEYS_PER_CALL])
+                self._client.zadd(key, part, gt=True)
+            if times:
+                self._client.zremrangebyrank(key, 0, -MOST_RECENT - 1)
 
     def _list_items(self, texts: Sequence[str]) -> None:
         for start in range(0, len(texts), _KEYS_PER_CALL):

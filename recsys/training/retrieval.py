@@ -21,7 +21,7 @@ from recsys.models.retrieval import bpr_loss, half_squares
 from recsys.models.retriever import Retriever
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Optimizer
-from recsys.rows.store import RowStore
+from recsys.rows.store import RowStore, Snapshot
 from recsys.tables import plan_tables
 from recsys.tables.embeddings import Embeddings, Looked
 from recsys.training.fitting import RetrievalFit
@@ -50,12 +50,13 @@ class Graphs:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The model where validation was best."""
+    """The model where validation was best: the vectors that are multiplied, and the rows that they were made of."""
 
     epoch: int
     users_UD: Floats
     items_ID: Floats
     history: list[dict[str, float]]
+    rows: Snapshot
 
 
 class RetrievalTrainer:
@@ -118,6 +119,10 @@ class RetrievalTrainer:
         users_UD, items_ID = self._retriever(*self._vectors(looked))
         return users_UD.detach().numpy(), items_ID.detach().numpy()
 
+    def rows(self) -> Snapshot:
+        """The rows as they are now."""
+        return self._store.snapshot()
+
     def _vectors(self, looked: Looked) -> tuple[Tensor, Tensor]:
         return (
             self._embeddings.vectors(USER, self._tables[USER], looked),
@@ -125,16 +130,20 @@ class RetrievalTrainer:
         )
 
 
+def features_of(graph: Bipartite) -> tuple[Feature, ...]:
+    """A user and an item."""
+    return (
+        Feature(name=USER, kind="id", source="user.id", num_embeddings=graph.num_users),
+        Feature(name=ITEM, kind="id", source="item.id", num_embeddings=graph.num_items),
+    )
+
+
 def build_embeddings(table: Mapping[str, Any], graph: Bipartite, optimizer: Optimizer, seed: int) -> Embeddings:
     """The tables of users and items, as the YAML fields ``table`` describe them.
 
     ConfigError for kinds with parameters of their own, or stages: this loss moves rows alone.
     """
-    features = [
-        Feature(name=USER, kind="id", source="user.id", num_embeddings=graph.num_users),
-        Feature(name=ITEM, kind="id", source="item.id", num_embeddings=graph.num_items),
-    ]
-    embeddings = Embeddings(plan_tables(table, features, optimizer=optimizer, seed=seed))
+    embeddings = Embeddings(plan_tables(table, features_of(graph), optimizer=optimizer, seed=seed))
     if any(made.stages for made in embeddings.tables.values()) or any(True for _ in embeddings.parameters()):
         raise ConfigError(
             f"table.kind={table['kind']} has parameters or stages, and retrieval trains rows alone; choose another"
@@ -164,7 +173,7 @@ def fit_retriever(
         history.append({"epoch": float(epoch), "loss": loss, "recall": found.recall, "seconds": seconds() - start})
         on_judged(epoch, history[-1])
         if found.recall > best_recall:
-            best, best_recall, waited = Fitted(epoch, users_UD, items_ID, history), found.recall, 0
+            best, best_recall, waited = Fitted(epoch, users_UD, items_ID, history, trainer.rows()), found.recall, 0
         else:
             waited += 1
         if waited >= fit.patience or (fit.max_minutes and seconds() - start > 60 * fit.max_minutes):

@@ -12,7 +12,9 @@ from composing import composed
 from jobs.cluster import ClusterSettings
 from recsys.errors import ConfigError
 from recsys.fields import build
+from recsys.runtime.latest import open_redis
 from recsys.runtime.settings import build_blueprint
+from recsys.serving import Retriever
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +55,11 @@ def test_retrieval_reads_the_map_too(folder: Path) -> None:
     summary = json.loads((folder / "runs" / "r" / "summary.json").read_text())
     assert summary["rows"] <= 30 and summary["map_bytes"] > 0
     assert 0 < summary["test"]["recall"] <= 1 and summary["popularity"]["num_users"] == summary["test"]["num_users"]
+    done = run_job(folder, "publish", "run=runs/r")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with open_redis(None, folder / "runs" / "r") as url:
+        found = Retriever.connect(url).recommend(1, k=5)
+    assert found.by == "vectors" and all(title.startswith("Film ") for title in found.titles)
 
 
 def test_a_map_of_another_data_set_is_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from model_inputs import assert_reads, built, inputs_of, linear_by_numpy, seeded, softmax, tower_by_numpy
+from model_inputs import (
+    assert_reads,
+    batch_for,
+    built,
+    inputs_of,
+    linear_by_numpy,
+    seeded,
+    softmax,
+    tower_by_numpy,
+)
 
 from recsys.errors import ConfigError
 from recsys.models import MODELS, build_config
@@ -19,6 +28,28 @@ def test_lr(num_numbers: int) -> None:
     model = built("lr", inputs)
     assert model.config.row_dim(inputs) == 0
     assert_reads(model, inputs, lambda weights, _, first_F, numbers_M: linear_by_numpy(weights, first_F, numbers_M))
+
+
+def test_an_fm_without_weights_of_ids_is_matrix_factorisation() -> None:
+    model = built("fm", inputs_of(2, 3, 0), first_order=False)
+    embeddings_BFD, first_BF, numbers_BM = torch.randn(5, 2, 3), torch.randn(5, 2), torch.zeros(5, 0)
+    assert not model.config.needs_first_order
+    with torch.no_grad():
+        model.first_order.bias.fill_(0.5)
+    expected = 0.5 + (embeddings_BFD[:, 0] * embeddings_BFD[:, 1]).sum(1)
+    torch.testing.assert_close(model(embeddings_BFD, first_BF[:, :0], numbers_BM), expected)
+
+
+@pytest.mark.parametrize("places", [(), (0,), (0, 1, 2)])
+def test_two_sides_of_an_fm_are_the_whole(places: tuple[int, ...]) -> None:
+    """However its features and numbers are shared out."""
+    model = built("fm", inputs_of(4, 3, 2))
+    embeddings_BFD, first_BF, numbers_BM = batch_for(model, inputs_of(4, 3, 2), 5)[:3]
+    rest = [at for at in range(4) if at not in places]
+    vectors, own = model.side(embeddings_BFD[:, places], first_BF[:, places], numbers_BM[:, [1]], [1])
+    others, their = model.side(embeddings_BFD[:, rest], first_BF[:, rest], numbers_BM[:, [0]], [0])
+    logits_B = model.first_order.bias + own + their + (vectors * others).sum(1)
+    torch.testing.assert_close(logits_B, model(embeddings_BFD, first_BF, numbers_BM))
 
 
 @pytest.mark.parametrize("num_features", [1, 4])

@@ -23,7 +23,11 @@ from recsys.training.trainer import Trainer
 
 GENRES = ("Drama", "Comedy", "War", "Noir")
 TABLES = SMALL
-MODELS: dict[str, dict[str, Any]] = {"deepfm": {}, "dcnv2": {"num_cross_layers": 2}}
+MODELS: dict[str, dict[str, Any]] = {
+    "deepfm": {"hidden_sizes": [8]},
+    "dcnv2": {"hidden_sizes": [8], "num_cross_layers": 2},
+    "fm": {},
+}
 NORMALISED = {"normalised": {"kind": "deepfm", "batch_norm": True}}
 NUM_USERS, NUM_ITEMS = 12, 20
 HOUR_MS = 3_600_000
@@ -54,7 +58,7 @@ def blueprint(table: str, model: str, table_fields: Mapping[str, Any] | None = N
     described = {
         "features": features(),
         "table": {"kind": table, "embedding_dim": 4, "initial_scale": 0.3, **TABLES[table], **(table_fields or {})},
-        "model": {"kind": model, "hidden_sizes": [8], **MODELS.get(model, {}), **NORMALISED.get(model, {})},
+        "model": {"kind": model, **MODELS.get(model, {"hidden_sizes": [8]}), **NORMALISED.get(model, {})},
         "optimizer": {"kind": "adagrad", "learning_rate": 0.05},
         "dense_optimizer": {"kind": "adam", "learning_rate": 0.02},
         "seed": 3,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ import uvicorn
 from served_films import Films, films
 
 from recsys.embedded.process import LOOPBACK, free_ports
-from recsys.serving import Lookup, Ranker
+from recsys.serving import Lookup, Ranker, Retriever
 from recsys.serving.app import build_app
 
 
@@ -96,6 +97,41 @@ def test_rank(client: httpx.Client, trained: Films, redis_url: str) -> None:
     best = client.post("/v1/rank", json={"user": 2}).json()
     assert len(best["items"]) == 10
     assert not set(best["items"]) & set(trained.state.history(2).liked())
+
+
+def test_recommend(client: httpx.Client, redis_url: str) -> None:
+    """What the Python client recommends, asked for by a body or by a URL."""
+    retriever = Retriever.connect(redis_url, "app")
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"user": 2}, {"user": 2}),
+        ({"user": "user-1", "k": 3, "why": True}, {"user": "user-1", "k": 3, "why": True}),
+        ({"user": "2", "exclude": "none"}, {"user": "2", "exclude": "none"}),
+        ({"user": 2, "exclude": "seen", "k": 1000}, {"user": 2, "exclude": "seen", "k": 1000}),
+        ({"user": 2, "time_ms": 5_000_000}, {"user": 2, "context": {"time_ms": 5_000_000}}),
+    ]
+    for body, arguments in asked:
+        expected = asdict(retriever.recommend(**arguments))
+        assert client.post("/v1/recommend", json=body).json() == expected
+        if "time_ms" not in body and body["user"] != "2":
+            assert client.get("/v1/recommend", params=body).json() == expected
+    assert client.get("/v1/recommend?user=2").json() == asdict(retriever.recommend(2))  # the number
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("", "query.user: Field required"),
+        ("user=", "query.user: String should have at least 1 character"),
+        ("user=1&k=0", "query.k: Input should be greater than or equal to 1"),
+        ("user=1&k=1001", "query.k: Input should be less than or equal to 1000"),
+        ("user=1&exclude=all", "query.exclude: Input should be 'liked', 'seen' or 'none'"),
+    ],
+)
+def test_bad_recommendations(client: httpx.Client, query: str, named: str) -> None:
+    assert named in refusal(client.get(f"/v1/recommend?{query}"), 422)
+    body = {"user": 1, "k": 1001, "extra": 1}
+    said = refusal(client.post("/v1/recommend", json=body), 422)
+    assert "body.k: Input should be less than or equal to 1000" in said and "body.extra: Extra inputs" in said
 
 
 def refusal(answer: httpx.Response, status: int) -> str:

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from benches.running import or_error
 from recsys.errors import DataError
 from recsys.models.sessions import LEARNED, SIMPLE, build_session_config
 from recsys.models.sessions.likelihood import PARAMETERS, fit_choice
+from recsys.models.sessions.recommender import SessionBlueprint
 from recsys.rows.local import LocalRows
-from recsys.sessions.log import TEST, SessionLog, UserSplit
+from recsys.sessions.log import TEST, VALID, SessionLog, UserSplit
 from recsys.sessions.logs import Logged, build_plays, read_log
 from recsys.sessions.planted import Planted, plant
 from recsys.training.session_metrics import METRICS, judge
-from recsys.training.session_trainer import SessionBlueprint, TrainedSessions, fit_sessions
+from recsys.training.session_trainer import TrainedSessions, fit_sessions
 
 SEEDS = range(5)
 DECAYS = (0.3, 0.5, 0.8, 1.2)
@@ -48,12 +49,30 @@ MODELS: dict[str, dict[str, Any]] = {
     "PISA-U": {"kind": "pisa", "window": 10},
     "RepeatNet": {"kind": "repeatnet", "stride": 10},
 }
-SCALE = {"pisa": 0.6, "actr_bpr": 0.6}  # of the initial vectors: those that repeat by them begin far apart
-RATE = {"pisa": 0.005, "actr_bpr": 0.005}
 CITIES = ("nyc", "sin")
+MOST_EPOCHS = {"planted": 24, "nyc": 16, "sin": 16}
 
 
-MOST_EPOCHS = 16
+@dataclass(frozen=True)
+class Setting:
+    """How a model learns: of item vectors the initial scale and the rate, and what of its own fields."""
+
+    scale: float = 0.1
+    rate: float = 0.01
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+FAR_APART = Setting(0.6, 0.005)  # for those that repeat by vectors
+SETTINGS = {"pisa": FAR_APART, "actr_bpr": FAR_APART}  # others have the default; those below are chosen from
+# as many for each; the first is what was there before anything was chosen
+CHOICES: dict[str, tuple[Setting, ...]] = {
+    "PISA-P": tuple(
+        Setting(0.6, 0.005, {"memory": {"decay": decay}, "long_term_score": score})
+        for decay, score in ((0.5, 0.5), (1.2, 0.5), (1.2, 0.2), (0.5, 0.2))
+    ),
+    "SASRec": (Setting(), Setting(0.1, 0.003), Setting(0.3, 0.01), Setting(0.3, 0.003)),
+    "GRU4Rec": (Setting(), Setting(0.1, 0.003), Setting(0.3, 0.01), Setting(0.3, 0.003)),
+}
 _READ = (
     "Made by `python -m benches.session_results`, which goes on where it was stopped. Percent, but for what is "
     f"fitted; ± is the standard deviation over seeds. Models learn for {MOST_EPOCHS} epochs at most, vectors are "
@@ -80,25 +99,59 @@ def trials() -> Iterator[Trial]:
         yield from (Trial("fit", f"{decay:g}", seed) for decay in DECAYS)
         yield Trial("fit", "weights", seed)
     quick = [name for name, fields in MODELS.items() if fields["kind"] in SIMPLE]
+    learned = [name for name, fields in MODELS.items() if fields["kind"] in LEARNED]
     yield from (Trial("planted", name, seed) for name in quick for seed in SEEDS)
     yield from (Trial(city, name, 0) for city in CITIES for name in quick)
-    learned = [name for name, fields in MODELS.items() if fields["kind"] in LEARNED]
-    yield from (Trial("planted", learned[0], seed) for seed in SEEDS)
+    for name, choices in CHOICES.items():
+        yield from (Trial("choice", f"{name} {at}", 0) for at in range(len(choices)))
+        yield from (Trial("planted", name, seed) for seed in SEEDS[:3])
     yield from (Trial(CITIES[0], name, 0) for name in learned)
-    yield from (Trial("planted", name, seed) for seed in SEEDS for name in learned[1:])
+    yield from (Trial("planted", name, seed) for seed in SEEDS for name in learned)
 
 
-def run_trial(trial: Trial, data: Path) -> dict[str, float]:
-    """The figures of one trial."""
+def run_trial(trial: Trial, data: Path, known: Mapping[Trial, Mapping[str, float]]) -> dict[str, float]:
+    """The figures of one trial; ``known`` are those of the trials before it."""
     if trial.data == "fit":
         return _fitted(trial)
+    if trial.data == "choice":
+        return _tried(trial)
     log, least = _log(trial, data)
     fields = dict(MODELS[trial.model])
-    if "memory" in fields or fields["kind"] == "pisa":
-        fields["memory"] = {"min_age_seconds": least}
-    recommender = SIMPLE[fields["kind"]](build_session_config(fields), log) if fields["kind"] in SIMPLE else None
-    found = judge(recommender or _trained(fields, log, trial.seed), log, TEST)
+    if fields["kind"] in SIMPLE:
+        if "memory" in fields:
+            fields["memory"] = {"min_age_seconds": least}
+        found = judge(SIMPLE[fields["kind"]](build_session_config(fields), log), log, TEST)
+    else:
+        setting = SETTINGS.get(fields["kind"], Setting())
+        if trial.data == "planted" and trial.model in CHOICES:
+            setting = CHOICES[trial.model][chosen(known, trial.model)]
+        found = judge(_trained(_with(fields, setting, least), setting, log, trial), log, TEST)
     return {metric: found.mean(metric) for metric in METRICS}
+
+
+def _tried(trial: Trial) -> dict[str, float]:
+    """One of the settings that are chosen from, by the validation sessions of seed 0."""
+    name, at = trial.model.rsplit(" ", 1)
+    setting, log = CHOICES[name][int(at)], plant(PLANTED).log
+    trained = _trained(_with(MODELS[name], setting, 1.0), setting, log, Trial("planted", name, trial.seed))
+    return {"ndcg": judge(trained, log, VALID).mean("ndcg")}
+
+
+def chosen(known: Mapping[Trial, Mapping[str, float]], name: str) -> int:
+    """Which setting of a model was the best by validation; DataError where they were not all tried."""
+    tried = [known.get(Trial("choice", f"{name} {at}", 0)) for at in range(len(CHOICES[name]))]
+    found = [figures["ndcg"] for figures in tried if figures is not None]
+    if len(found) < len(tried):
+        raise DataError(f"not all settings of {name} were tried; give it more --minutes")
+    return int(np.argmax(found))
+
+
+def _with(fields: Mapping[str, Any], setting: Setting, least: float) -> dict[str, Any]:
+    """A model's fields with a setting's, and the least age of a play where it has a memory."""
+    said = {**fields, **setting.fields}
+    if fields["kind"] == "pisa":
+        said["memory"] = {"min_age_seconds": least, **setting.fields.get("memory", {})}
+    return said
 
 
 def _fitted(trial: Trial) -> dict[str, float]:
@@ -128,18 +181,17 @@ def check_ins(city: str, data: Path) -> Logged:
     return plays
 
 
-def _trained(fields: Mapping[str, Any], log: SessionLog, seed: int) -> TrainedSessions:
-    kind = fields["kind"]
+def _trained(fields: Mapping[str, Any], setting: Setting, log: SessionLog, trial: Trial) -> TrainedSessions:
     blueprint = SessionBlueprint(
-        table={"kind": "full", "embedding_dim": 64, "initial_scale": SCALE.get(kind, 0.1)},
+        table={"kind": "full", "embedding_dim": 64, "initial_scale": setting.scale},
         model=fields,
-        optimizer={"kind": "adam", "learning_rate": RATE.get(kind, 0.01)},
+        optimizer={"kind": "adam", "learning_rate": setting.rate},
         dense_optimizer={"kind": "adam", "learning_rate": 0.002},
-        seed=seed,
+        seed=trial.seed,
     )
     trained = TrainedSessions(blueprint, log)
     trained.start(LocalRows(trained.groups))
-    fit_sessions(trained, log, epochs=MOST_EPOCHS, batch_size=64, patience=3, seed=seed)
+    fit_sessions(trained, log, epochs=MOST_EPOCHS[trial.data], batch_size=64, patience=3, seed=trial.seed)
     return trained
 
 
@@ -244,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
             if trial in results or absent or time.monotonic() > end:
                 continue
             started = time.perf_counter()
-            results[trial] = run_trial(trial, given.data)
+            results[trial] = run_trial(trial, given.data, results)
             with path.open("a") as lines:
                 lines.write(json.dumps({"trial": asdict(trial), "figures": results[trial]}) + "\n")
             print(f"{time.perf_counter() - started:6.1f} s  {trial}", flush=True)

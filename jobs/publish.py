@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jobs.launch import job
 from jobs.sections import Redis, Serving, Text
 from recsys.errors import ConfigError
 from recsys.fields import Above, build
+
+if TYPE_CHECKING:
+    from recsys.rows.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +60,20 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
 def _publish(settings: PublishSettings, serving: dict[str, Any]) -> None:
     """Load the run's checkpoint and publish all of it."""
+    from recsys.training.session_checkpoint import is_session_run
+
+    assert settings.run is not None
+    if is_session_run(settings.run):
+        _publish_sessions(settings, serving)
+        return
+
     from recsys.features.state import FeatureState
     from recsys.models.recommender import Recommender
     from recsys.rows.local import LocalRows
-    from recsys.runtime.settings import build_layout
     from recsys.sync.run import publish_run
     from recsys.training.checkpoint import load_checkpoint
 
-    assert settings.run is not None
-    layout = build_layout(serving, settings.run)
-    if settings.version is not None:
-        layout = replace(layout, run=settings.version)
+    layout = _layout(settings, serving)
     checkpoint = load_checkpoint(settings.checkpoints or settings.run / "checkpoints")
     store = LocalRows(Recommender(checkpoint.blueprint).groups)
     store.restore(checkpoint.rows)
@@ -85,6 +91,32 @@ def _publish(settings: PublishSettings, serving: dict[str, Any]) -> None:
         f"published {published.rows:,} rows, {published.users:,} users, {published.items:,} items of {settings.run} "
         f"as version {layout.run} of model {layout.model} in {published.seconds:.1f} s"
     )
+
+
+def _publish_sessions(settings: PublishSettings, serving: dict[str, Any]) -> None:
+    """The best epoch of a run of jobs.session."""
+    from recsys.sync.session_run import publish_sessions
+    from recsys.training.session_checkpoint import load_run
+
+    assert settings.run is not None
+    layout, run = _layout(settings, serving), load_run(settings.run)
+    with _redis(settings.redis.url, settings.run) as url:
+        published = publish_sessions(
+            url, layout, blueprint=run.checkpoint.blueprint, store=run.store, catalogue=run.catalogue, about={}
+        )
+    print(
+        f"published {published.rows:,} rows, {len(run.catalogue.track_ids):,} tracks of {settings.run} as version "
+        f"{layout.run} of model {layout.model} in {published.seconds:.1f} s"
+    )
+
+
+def _layout(settings: PublishSettings, serving: dict[str, Any]) -> "Layout":
+    """How the run lies in Redis, under its own name unless another is given."""
+    from recsys.runtime.settings import build_layout
+
+    assert settings.run is not None
+    layout = build_layout(serving, settings.run)
+    return layout if settings.version is None else replace(layout, run=settings.version)
 
 
 def _manage(settings: PublishSettings) -> None:

@@ -59,6 +59,7 @@ class SessionSettings:
     batch: BatchSection
     judge: JudgeSection
     beside: tuple[str, ...]
+    resume: Path | None
 
     def __post_init__(self) -> None:
         from recsys.models.sessions import SIMPLE, build_session_config
@@ -90,7 +91,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     with console.status("cutting plays into sessions"):
         log, survivors = read_log(plays)
     _tell(console, log, survivors)
-    recommender, trained = _recommender(settings, log, console)
+    recommender, trained = _recommender(settings, log, folder, console)
     judged = {settings.session_model["kind"]: judge(recommender, log, TEST, k=settings.judge.k)}
     for kind in settings.beside:
         judged.setdefault(kind, judge(_simple(settings, kind, log), log, TEST, k=settings.judge.k))
@@ -119,19 +120,30 @@ def _tell(console: "Console", log: "SessionLog", survivors: Mapping[str, Mapping
 
 
 def _recommender(
-    settings: SessionSettings, log: "SessionLog", console: "Console"
+    settings: SessionSettings, log: "SessionLog", folder: Path, console: "Console"
 ) -> tuple["SessionRecommender", dict[str, Any]]:
     """The recommender that was asked for, trained where it learns, and what there is to say of that."""
     from recsys.models.sessions import SIMPLE, build_session_config
 
     kind = settings.session_model["kind"]
     if kind in SIMPLE:
+        if settings.resume is not None:
+            raise ConfigError(f"resume={settings.resume}: session_model={kind} learns at once; leave resume out")
         simple = SIMPLE[kind](build_session_config(settings.session_model), log)
         return simple, {"decay": simple.decay} if kind == "actr" else {}
+    return _learned(settings, log, folder, console)
 
+
+def _learned(
+    settings: SessionSettings, log: "SessionLog", folder: Path, console: "Console"
+) -> tuple["SessionRecommender", dict[str, Any]]:
+    """A model that learns by gradients, at its best epoch; every epoch leaves a checkpoint to go on from."""
+    from recsys.models.sessions.recommender import SessionBlueprint
     from recsys.rows.first_use import compile_kernels
     from recsys.rows.local import LocalRows
-    from recsys.training.session_trainer import SessionBlueprint, TrainedSessions, fit_sessions
+    from recsys.training.keeping import check_unfinished
+    from recsys.training.session_checkpoint import SessionKeeper, open_resumed
+    from recsys.training.session_trainer import TrainedSessions, fit_sessions
 
     blueprint = SessionBlueprint(
         table=settings.table,
@@ -140,10 +152,15 @@ def _recommender(
         dense_optimizer=settings.optimizer.dense,
         seed=settings.seed,
     )
+    about = _told(settings)
+    begun = None
+    if settings.resume is not None:
+        check_unfinished(settings.resume)
+        begun = open_resumed(settings.resume, log, blueprint, about)
     trained = TrainedSessions(blueprint, log)
     compile_kernels(trained.groups, console.print)
     store = LocalRows(trained.groups)
-    trained.start(store)
+    trained.start(store, None if begun is None else begun.rows)
     history = fit_sessions(
         trained,
         log,
@@ -152,8 +169,16 @@ def _recommender(
         patience=settings.patience,
         seed=settings.seed,
         on_epoch=lambda epoch, loss, ndcg: console.print(f"epoch {epoch + 1}: loss {loss:.4f}  valid NDCG {ndcg:.4f}"),
+        keeper=SessionKeeper(folder, trained, log, about),
+        course=None if begun is None else begun.course,
     )
     return trained, {"valid": history, "rows": store.num_rows(), "bytes": store.nbytes}
+
+
+def _told(settings: SessionSettings) -> dict[str, Any]:
+    """What a run was told beside its blueprint, as JSON: ``resume=`` has to be told the same, but for how long."""
+    plays = json.loads(json.dumps(settings.plays, default=str))
+    return {"plays": plays, "batch": settings.batch.max_examples, "patience": settings.patience}
 
 
 def _simple(settings: SessionSettings, kind: str, log: "SessionLog") -> "SessionRecommender":

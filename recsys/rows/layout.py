@@ -32,6 +32,7 @@ from recsys.hashing import Floats, Keys, id_text, mix64
 from recsys.rows.codecs import CODECS, VERSION_BYTES, Codec
 from recsys.rows.store import WHOLE, RowGroup
 
+SESSIONS = "sessions"  # the kind of a published run that recommends next sessions
 ROW_FORMATS = ("float32", "float16", "int8")
 LAYOUTS = ("fast", "compact")
 MAX_BUCKETS = 2**16
@@ -114,6 +115,10 @@ class Layout:
     def progress_key(self) -> str:
         """How the run that learns is getting on, as plain JSON; gone soon after it has ended."""
         return self.prefix + "progress"
+
+    def catalogue_keys(self, number: int) -> list[str]:
+        """Where the parts of a catalogue of sessions lie."""
+        return [f"{self.prefix}catalogue:{at}" for at in range(number)]
 
     def user_key(self, user_id: int | str) -> str:
         """One user's history and profile, as versioned JSON."""

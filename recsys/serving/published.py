@@ -15,7 +15,7 @@ from recsys.features.state import FactValues, History, user_from_json
 from recsys.hashing import id_of_text
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.ps.dense import DENSE
-from recsys.rows.layout import Layout, payload_of, pointer_key
+from recsys.rows.layout import SESSIONS, Layout, payload_of, pointer_key
 from recsys.serving.answers import answered
 from recsys.serving.rows import CacheConfig, PublishedRows
 
@@ -210,6 +210,8 @@ class Published:
         if value is None:
             raise NotPublished(f"run {name!r} of model {self._model!r} is named but not there; publish it again")
         meta: dict[str, Any] = json.loads(value)
+        if meta.get("kind") == SESSIONS:
+            raise ConfigError(f"run {name!r} of model {self._model!r} is of sessions; jobs.session_online serves it")
         if "layout" not in meta:
             raise DataError(f"run {name!r} of model {self._model!r} is another release's; publish it again")
         layout = Layout(model=self._model, run=name, **meta["layout"])

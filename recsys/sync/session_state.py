@@ -44,6 +44,7 @@ class Ready:
     time_seconds: int
 
 
+# of what was heard, in order, at a time: tracks, the best first, and scores (none: it is what is popular)
 Rank = Callable[[Sequence[Heard], int], tuple[list[int | str], list[float]]]
 
 
@@ -69,7 +70,8 @@ class SessionStates:
     """The states of all users under one model's name.
 
     ``gap_seconds`` after a user's last play their next session may open: ready lists are as of then, and made anew
-    where they are asked for later than that by ``fresh_seconds``, for rankings change with time alone.
+    where they are asked for later than that by ``fresh_seconds``, for rankings change with time alone. ``version``
+    names what ranks: a list that another version made is made anew.
     """
 
     def __init__(
@@ -81,14 +83,20 @@ class SessionStates:
         gap_seconds: float,
         keep_plays: int = 1000,
         fresh_seconds: float = 3600.0,
+        version: str = "",
     ) -> None:
-        self._client, self._prefix, self._rank = client, f"{model}:sessions:", rank
+        self._client, self._prefix = client, f"{model}:sessions:"
+        self.rank_by(rank, version)
         self._gap_seconds, self._keep_plays, self._fresh_seconds = gap_seconds, keep_plays, fresh_seconds
 
     @classmethod
     def connect(cls, url: str, **told: Any) -> "SessionStates":
         """The states in the Redis at ``url``; ServiceError at the first call where none answers."""
         return cls(redis.Redis.from_url(url), **told)
+
+    def rank_by(self, rank: Rank, version: str) -> None:
+        """From now on lists are made by this."""
+        self._rank, self._version = rank, version
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -130,7 +138,8 @@ class SessionStates:
             tracks = [] if popular is None else [id_of_text(track) for track in json.loads(popular)]
             return Ready(tracks, [], time_seconds)
         said = json.loads(saved)
-        if time_seconds - said["time_seconds"] <= self._fresh_seconds:
+        is_fresh = time_seconds - said["time_seconds"] <= self._fresh_seconds
+        if is_fresh and said.get("version", "") == self._version:
             tracks = [id_of_text(track) for track in said["tracks"]]
             return Ready(tracks, said["scores"], said["time_seconds"])
         return Ready(*self._rank(self.heard(user), time_seconds), time_seconds)
@@ -162,7 +171,10 @@ class SessionStates:
         heard = _heard(kept)
         opens = heard[-1].time_seconds + int(self._gap_seconds)
         tracks, scores = self._rank(heard, opens)
-        ready = {"tracks": [id_text(track) for track in tracks], "scores": scores, "time_seconds": opens}
+        ready = {
+            "tracks": [id_text(track) for track in tracks], "scores": scores, "time_seconds": opens,
+            "version": self._version,
+        }  # fmt: skip
         pipe.set(f"{self._prefix}ready:{user}", json.dumps(ready))
         return len(new.intersection(kept))
 

@@ -4,14 +4,17 @@ What a store needs besides (keys, optimizer state, times, counters) lies beside 
 ``dense/``; ``safetensors.torch.load_file`` gives all of it.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.numpy import load, save
+from torch import nn
 
 from recsys.errors import DataError
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.ps.dense import DenseParameters
 from recsys.rows.store import GroupSnapshot
 
 _BESIDE = "dense/"
@@ -19,26 +22,43 @@ _STATE = "state."
 Tensors = dict[str, Any]
 
 
+class HasDense(Protocol):
+    """A module whose parameters are rows."""
+
+    dense: DenseParameters
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As torch's."""
+
+
 def dense_to_bytes(blueprint: Blueprint, group: GroupSnapshot) -> bytes:
     """A safetensors file of a recommender's row group ``dense``."""
-    recommender = Recommender(blueprint)
-    rows = recommender.dense.rows()
-    rows[group.keys_U] = group.rows_UW
-    recommender.dense.load(rows)
-    tensors = {**_parameters(recommender), **{_BESIDE + name: values for name, values in _beside(group).items()}}
-    return save({name: np.asarray(values, order="C") for name, values in tensors.items()})
+    return module_to_bytes(Recommender(blueprint), group)
 
 
 def dense_from_bytes(blueprint: Blueprint, data: bytes) -> GroupSnapshot:
     """The row group that ``dense_to_bytes`` was given, bit for bit; DataError where the model is another."""
+    return module_from_bytes(Recommender(blueprint), data)
+
+
+def module_to_bytes(module: HasDense, group: GroupSnapshot) -> bytes:
+    """The same of any module, which takes over the parameters."""
+    rows = module.dense.rows()
+    rows[group.keys_U] = group.rows_UW
+    module.dense.load(rows)
+    tensors = {**_parameters(module), **{_BESIDE + name: values for name, values in _beside(group).items()}}
+    return save({name: np.asarray(values, order="C") for name, values in tensors.items()})
+
+
+def module_from_bytes(module: HasDense, data: bytes) -> GroupSnapshot:
+    """The row group that ``module_to_bytes`` was given; the module takes over its parameters."""
     tensors: Tensors = load(data)
     beside = {name.removeprefix(_BESIDE): values for name, values in tensors.items() if name.startswith(_BESIDE)}
-    recommender = Recommender(blueprint)
-    _put_back(recommender, {name: values for name, values in tensors.items() if not name.startswith(_BESIDE)})
+    _put_back(module, {name: values for name, values in tensors.items() if not name.startswith(_BESIDE)})
     time_ms, num_steps = beside["counters"].tolist()
     return GroupSnapshot(
         beside["keys"],
-        recommender.dense.rows()[beside["keys"]],
+        module.dense.rows()[beside["keys"]],
         {name.removeprefix(_STATE): values for name, values in beside.items() if name.startswith(_STATE)},
         beside["event_times"],
         beside["sequences"],
@@ -59,13 +79,13 @@ def _beside(group: GroupSnapshot) -> Tensors:
     }
 
 
-def _parameters(recommender: Recommender) -> Tensors:
-    return {name: parameter.detach().numpy() for name, parameter in recommender.named_parameters()}
+def _parameters(module: HasDense) -> Tensors:
+    return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
 
 
 @torch.no_grad()
-def _put_back(recommender: Recommender, saved: Tensors) -> None:
-    parameters = dict(recommender.named_parameters())
+def _put_back(module: HasDense, saved: Tensors) -> None:
+    parameters = dict(module.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     held = {name: values.shape for name, values in saved.items()}
     if different := sorted(name for name in {*shapes, *held} if shapes.get(name) != held.get(name)):

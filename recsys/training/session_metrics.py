@@ -1,9 +1,11 @@
 """How good recommendations of sessions are: all tracks ranked, the history not filtered, by user, then over users.
 
 NDCG@k (binary, ideal min(k, |R|)) and recall over a session's tracks R, over those that the user has in their training
-sessions (repeat) and those that they have not (explore); a session without such tracks is left out of that figure.
-``repeat_share`` is the part of a list that is in the user's training sessions, ``repeat_bias`` that minus the part of
-R which is; ``popularity`` the mean share of users who have a listed track in training. PISA, section 4.2.
+sessions (repeat) and those that they have not (explore); a session without such tracks is left out of that figure. By
+training sessions alone, a track first heard in a held-out session is explored for ever after: ``ndcg_heard``,
+``ndcg_new`` and ``heard_bias`` are the same by all that was heard before a session opens. ``repeat_share`` is the part
+of a list that is in the user's training sessions, ``repeat_bias`` that minus the part of R which is; ``popularity`` the
+mean share of users who have a listed track in training. PISA, section 4.2.
 
 Shape suffixes: Q sessions, V tracks, R places of a list, K tracks a session, U users.
 """
@@ -15,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import ConfigError, DataError
-from recsys.models.sessions.questions import SessionRecommender, before
+from recsys.models.sessions.lists import top_tracks
+from recsys.models.sessions.questions import Questions, SessionRecommender, before
 from recsys.sessions.log import TRAIN, Int64s, SessionLog
 
 Values = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 METRICS = (
     "ndcg", "recall", "ndcg_repeat", "recall_repeat", "ndcg_explore", "recall_explore", "repeat_share", "repeat_bias",
-    "popularity",
+    "popularity", "ndcg_heard", "ndcg_new", "heard_bias",
 )  # fmt: skip
 
 
@@ -63,36 +66,24 @@ def judge(recommender: SessionRecommender, log: SessionLog, part: int, *, k: int
         chosen_Q = sessions_Q[start : start + batch_size]
         questions = before(log, chosen_Q)
         top_QR = top_tracks(recommender.scores(questions), k)
-        known_QV = _known(log, questions.users_Q)
-        for metric, values_Q in _measured(top_QR, log.tracks_SK[chosen_Q], known_QV, popularity_V, k).items():
+        known_QV, heard_QV = _known(log, questions.users_Q), _heard(log, questions)
+        for metric, values_Q in _measured(top_QR, log.tracks_SK[chosen_Q], known_QV, heard_QV, popularity_V, k).items():
             found[metric].append(values_Q)
     users_Q = log.users_S[sessions_Q]
     return _by_user(users_Q, {metric: np.concatenate(parts) for metric, parts in found.items()})
 
 
-def top_tracks(scores_QV: npt.NDArray[np.float32], k: int) -> Int64s:
-    """The k best tracks, the best first; of equal scores, the first track."""
-    if np.isnan(scores_QV).any():
-        raise DataError("a score is NaN; the model diverged, lower the learning rate")
-    k = min(k, scores_QV.shape[1])
-    least_Q = np.partition(scores_QV, -k, axis=1)[:, -k]
-    rows = [np.flatnonzero(row_V >= least) for row_V, least in zip(scores_QV, least_Q, strict=True)]  # with all ties
-    best = [row[np.argsort(-row_V[row], kind="stable")][:k] for row_V, row in zip(scores_QV, rows, strict=True)]
-    return np.stack(best).astype(np.int64)
-
-
 def _measured(
-    top_QR: Int64s, tracks_QK: npt.NDArray[np.int32], known_QV: Bools, popularity_V: Values, k: int
+    top_QR: Int64s, tracks_QK: npt.NDArray[np.int32], known_QV: Bools, heard_QV: Bools, popularity_V: Values, k: int
 ) -> dict[str, Values]:
     wanted_QK = tracks_QK >= 0
     rows_Q1 = np.arange(len(tracks_QK))[:, None]
-    repeats_QK = known_QV[rows_Q1, np.maximum(tracks_QK, 0)] & wanted_QK
-    listed_QR = known_QV[rows_Q1, top_QR]
+    repeats_QK, again_QK = (of_QV[rows_Q1, np.maximum(tracks_QK, 0)] & wanted_QK for of_QV in (known_QV, heard_QV))
+    share_Q, true_share_Q = _shares(known_QV[rows_Q1, top_QR], repeats_QK, wanted_QK)
+    heard_share_Q, true_heard_Q = _shares(heard_QV[rows_Q1, top_QR], again_QK, wanted_QK)
     ndcg, recall = _ranked(top_QR, tracks_QK, wanted_QK, k)
     ndcg_repeat, recall_repeat = _ranked(top_QR, tracks_QK, repeats_QK, k)
     ndcg_explore, recall_explore = _ranked(top_QR, tracks_QK, wanted_QK & ~repeats_QK, k)
-    share_Q = listed_QR.mean(axis=1)
-    true_share_Q = repeats_QK.sum(axis=1) / np.maximum(wanted_QK.sum(axis=1), 1)
     return {
         "ndcg": ndcg,
         "recall": recall,
@@ -103,7 +94,15 @@ def _measured(
         "repeat_share": share_Q,
         "repeat_bias": share_Q - true_share_Q,
         "popularity": popularity_V[top_QR].mean(axis=1),
+        "ndcg_heard": _ranked(top_QR, tracks_QK, again_QK, k)[0],
+        "ndcg_new": _ranked(top_QR, tracks_QK, wanted_QK & ~again_QK, k)[0],
+        "heard_bias": heard_share_Q - true_heard_Q,
     }
+
+
+def _shares(listed_QR: Bools, of_QK: Bools, wanted_QK: Bools) -> tuple[Values, Values]:
+    """The part of a list, and of the wanted tracks, that a user knows."""
+    return listed_QR.mean(axis=1), of_QK.sum(axis=1) / np.maximum(wanted_QK.sum(axis=1), 1)
 
 
 def _ranked(top_QR: Int64s, tracks_QK: npt.NDArray[np.int32], wanted_QK: Bools, k: int) -> tuple[Values, Values]:
@@ -125,6 +124,15 @@ def _known(log: SessionLog, users_Q: Int64s) -> Bools:
         tracks = log.tracks_SK[chosen][log.parts_S[chosen] == TRAIN]
         row_V[tracks[tracks >= 0]] = True
     return known_QV
+
+
+def _heard(log: SessionLog, questions: Questions) -> Bools:
+    """Whether a user has heard a track before they are asked: (Q, V)."""
+    heard_QV = np.zeros((len(questions), log.num_tracks), np.bool_)
+    for row_V, begin, end in zip(heard_QV, questions.begins_Q, questions.ends_Q, strict=True):
+        tracks = log.tracks_SK[begin:end]
+        row_V[tracks[tracks >= 0]] = True
+    return heard_QV
 
 
 def _popularity(log: SessionLog) -> Values:

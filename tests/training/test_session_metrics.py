@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from recsys.errors import ConfigError, DataError
+from recsys.models.sessions.lists import top_tracks
 from recsys.models.sessions.questions import Questions
 from recsys.models.sessions.simple import PersonalTop
 from recsys.sessions.log import TEST, TRAIN, VALID, SessionLog
 from recsys.sessions.planted import Planted, plant
-from recsys.training.session_metrics import Judged, judge, top_tracks
+from recsys.training.session_metrics import Judged, judge
 
 
 class Fixed:
@@ -45,6 +46,18 @@ def test_ndcg_is_that_of_the_specification() -> None:
     assert found.mean("repeat_share") == pytest.approx(0.1)
     assert found.mean("repeat_bias") == pytest.approx(0.1 - 0.3)
     assert found.mean("popularity") == pytest.approx(0.1)
+
+
+def test_what_was_heard_in_a_held_out_session_is_heard() -> None:
+    """Tracks 0 by training, 1 by a validation session; the test session has both and a new one, the list 1 and 2."""
+    tracks_SK = np.array([[0, -1, -1], [1, -1, -1], [0, 1, 2]], np.int32)
+    parts_S = np.array([TRAIN, VALID, TEST], np.int8)
+    log = SessionLog(np.array([0, 3]), np.array([0, 4, 9]), tracks_SK, parts_S, ["u"], list(range(40)))
+    found = judge(Fixed([1, 2], 40), log, TEST, k=2)
+    assert found.mean("ndcg_heard") == pytest.approx(1 / (1 + 1 / math.log2(3)))  # of 0 and 1, the second
+    assert found.mean("ndcg_new") == pytest.approx(1 / math.log2(3))
+    assert (found.mean("ndcg_repeat"), found.mean("ndcg_explore")) == (0.0, 1.0)
+    assert found.mean("heard_bias") == pytest.approx(1 / 2 - 2 / 3)
 
 
 def test_short_sessions_and_small_catalogues_have_their_own_ideal() -> None:

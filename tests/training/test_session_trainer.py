@@ -9,13 +9,14 @@ from recsys.errors import ConfigError, DataError
 from recsys.models.sessions import LEARNED
 from recsys.models.sessions.learned import Items
 from recsys.models.sessions.questions import before
+from recsys.models.sessions.recommender import SessionBlueprint
 from recsys.ps.dense import DENSE
 from recsys.rows.local import LocalRows
 from recsys.sessions.log import TEST, UserSplit
 from recsys.sessions.planted import Planted, plant
 from recsys.tables import TABLES
 from recsys.training.session_metrics import judge
-from recsys.training.session_trainer import SessionBlueprint, TrainedSessions, fit_sessions
+from recsys.training.session_trainer import TrainedSessions, fit_sessions
 
 LOG = plant(Planted(num_users=16, num_sessions=12, num_tracks=150, split=UserSplit(valid=1, test=2))).log
 

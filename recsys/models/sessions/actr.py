@@ -166,6 +166,19 @@ class Cooccurrence:
         self._num_tracks = num_tracks
         kernels.normalise_pairs(self._keys_H, self._strengths_H, num_tracks)
 
+    @classmethod
+    def of_pairs(cls, keys_P: Int64s, strengths_P: Floats, num_tracks: int) -> "Cooccurrence":
+        """What ``pairs`` told, again."""
+        found = cls(np.empty((0, 0), np.int32), num_tracks)
+        found._keys_H, found._strengths_H = kernels.placed_pairs(keys_P, strengths_P)
+        return found
+
+    def pairs(self) -> tuple[Int64s, Floats]:
+        """The pairs that were together, as low * V + high, in order; and how strongly: (P,)."""
+        held_H = self._keys_H >= 0
+        order_P = np.argsort(self._keys_H[held_H])
+        return self._keys_H[held_H][order_P], self._strengths_H[held_H][order_P]
+
     def strength(self, track: int, other: int) -> float:
         """C of two tracks; 0 for a track and itself, and for those never together."""
         return float(self.spreading(np.array([[track, other]], np.int32))[0, 0]) if track != other else 0.0

@@ -42,16 +42,22 @@ class ActrBpr(SessionModel):
 
     def __init__(self, config: Config, *, log: SessionLog, embedding_dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        self._config, self._log = config, log
-        self._levels = base_levels(log, config.memory, num_top=config.num_top)
-        self._negatives = Negatives(log.play_counts(TRAIN), config.negative_exponent)
-        self._targets_N = np.flatnonzero((log.parts_S == TRAIN) & (log.begins_S < np.arange(len(log.parts_S))))
+        self._config = config
+        self.know(log)
+
+    def know(self, log: SessionLog) -> None:
+        """See SessionModel."""
+        self._log = log
+        self._levels = base_levels(log, self._config.memory, num_top=self._config.num_top)
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Targets]:
         """See SessionModel."""
-        for sessions_B in shuffled(self._targets_N, size, order):
-            tracks_BK = self._log.tracks_SK[sessions_B]
-            yield Targets(sessions_B, self._negatives.draw(tracks_BK.shape, tracks_BK, order))
+        log = self._log
+        negatives = Negatives(log.play_counts(TRAIN), self._config.negative_exponent)
+        targets_N = np.flatnonzero((log.parts_S == TRAIN) & (log.begins_S < np.arange(len(log.parts_S))))
+        for sessions_B in shuffled(targets_N, size, order):
+            tracks_BK = log.tracks_SK[sessions_B]
+            yield Targets(sessions_B, negatives.draw(tracks_BK.shape, tracks_BK, order))
 
     def tracks_of(self, batch: Targets) -> Int64s:
         """See SessionModel."""

@@ -222,6 +222,19 @@ def _doubled(keys_H: Int64s, counts_H: Floats) -> tuple[Int64s, Floats]:
 
 
 @njit(cache=True, nogil=True)
+def placed_pairs(keys_P: Int64s, strengths_P: Floats) -> tuple[Int64s, Floats]:
+    """A hash map of pairs that are distinct, half of it free."""
+    num_slots = 1024
+    while num_slots < 2 * len(keys_P):
+        num_slots *= 2
+    keys_H, strengths_H = np.full(num_slots, _EMPTY, np.int64), np.zeros(num_slots, np.float32)
+    for pair in range(len(keys_P)):
+        slot = _slot(keys_H, keys_P[pair])
+        keys_H[slot], strengths_H[slot] = keys_P[pair], strengths_P[pair]
+    return keys_H, strengths_H
+
+
+@njit(cache=True, nogil=True)
 def normalise_pairs(keys_H: Int64s, counts_H: Floats, num_tracks: int) -> None:
     """D^-½ F D^-½ in place."""
     totals_V = np.zeros(num_tracks)

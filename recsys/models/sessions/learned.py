@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import DataError
+from recsys.models.sessions.actr import Cooccurrence
 from recsys.models.sessions.questions import Questions
-from recsys.sessions.log import Int64s
+from recsys.sessions.log import Int64s, SessionLog
 
 
 class Items:
@@ -43,7 +44,16 @@ class Items:
 
 
 class SessionModel(nn.Module, ABC):
-    """A model that learns of the training sessions of a log. Batches are its own; it says which tracks one needs."""
+    """A model that learns of the training sessions of a log. Batches are its own; it says which tracks one needs.
+
+    ``together`` is what its answers need of the training sessions beside vectors and parameters, where they need any.
+    """
+
+    together: Cooccurrence | None = None
+
+    @abstractmethod
+    def know(self, log: SessionLog) -> None:
+        """From now on questions are of the histories in this log, whose tracks are those of the catalogue."""
 
     @abstractmethod
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Any]:

@@ -89,7 +89,7 @@ class Pisa(SessionModel):
         super().__init__()
         if embedding_dim % config.num_heads:
             raise ConfigError(f"embedding_dim={embedding_dim} is no multiple of num_heads={config.num_heads}")
-        self._config, self._log = config, log
+        self._config = config
         self._strict = config.mode == "strict"
         self.strengths_C = nn.Parameter(torch.full((len(config.components),), 0.1))
         self.blocks = Blocks(
@@ -97,20 +97,25 @@ class Pisa(SessionModel):
             dropout=config.dropout, generator=generator,
         )  # fmt: skip
         self.gate = linear(2 * embedding_dim, 2, generator=generator)
-        training = log.tracks_SK[log.parts_S == TRAIN]
-        self._spreading_SK = Cooccurrence(training, log.num_tracks).spreading(log.tracks_SK)
+        self.together = Cooccurrence(log.tracks_SK[log.parts_S == TRAIN], log.num_tracks)
+        self.know(log)
         if not self._strict:  # the test matrix has validation sessions too
             later = Cooccurrence(log.tracks_SK[log.parts_S != TEST], log.num_tracks).spreading(log.tracks_SK)
             self._spreading_SK[log.parts_S == TEST] = later[log.parts_S == TEST]
-        self._levels = base_levels(log, config.memory, num_top=config.num_top)
-        counted = (TRAIN,) if self._strict else (TRAIN, VALID, TEST)
-        self._negatives = Negatives(log.play_counts(*counted), config.negative_exponent)
+
+    def know(self, log: SessionLog) -> None:
+        """See SessionModel."""
+        assert self.together is not None
+        self._log, self._spreading_SK = log, self.together.spreading(log.tracks_SK)
+        self._levels = base_levels(log, self._config.memory, num_top=self._config.num_top)
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Windows]:
         """See SessionModel: windows that end at a training session, ``stride`` apart from the last one back."""
+        counted = (TRAIN,) if self._strict else (TRAIN, VALID, TEST)
+        negatives = Negatives(self._log.play_counts(*counted), self._config.negative_exponent)
         for sessions_BP in shuffled(self._windows(), size, order):
             targets_BLK = self._tracks(sessions_BP)[:, 1:]
-            yield Windows(sessions_BP, self._negatives.draw(targets_BLK.shape, targets_BLK, order))
+            yield Windows(sessions_BP, negatives.draw(targets_BLK.shape, targets_BLK, order))
 
     def tracks_of(self, batch: Windows) -> Int64s:
         """See SessionModel."""

@@ -59,13 +59,17 @@ class RepeatNet(SessionModel):
     def __init__(self, config: Config, *, log: SessionLog, embedding_dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self._config, self._num_tracks = config, log.num_tracks
-        self._sequences = TrackSequences(log, config.length, stride=config.stride)
+        self.know(log)
         self.gru = seeded_gru(embedding_dim, generator)
         self.mode_attention, self.repeat_attention, self.explore_attention = (
             Attention(embedding_dim, generator) for _ in range(3)
         )
         self.mode = linear(embedding_dim, 2, bias=False, generator=generator)
         self.explore = linear(2 * embedding_dim, embedding_dim, bias=False, generator=generator)
+
+    def know(self, log: SessionLog) -> None:
+        """See SessionModel."""
+        self._sequences = TrackSequences(log, self._config.length, stride=self._config.stride)
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Nexts]:
         """See SessionModel."""

@@ -65,8 +65,12 @@ class SequenceModel(SessionModel):
 
     def __init__(self, log: SessionLog, length: int, num_negatives: int, negative_exponent: float) -> None:
         super().__init__()
-        self._sequences, self._num_negatives = TrackSequences(log, length), num_negatives
-        self._negatives = Negatives(log.play_counts(TRAIN), negative_exponent)
+        self._length, self._num_negatives, self._negative_exponent = length, num_negatives, negative_exponent
+        self.know(log)
+
+    def know(self, log: SessionLog) -> None:
+        """See SessionModel."""
+        self._log, self._sequences = log, TrackSequences(log, self._length)
 
     def states(self, items: Items, inputs_BT: Int64s) -> Tensor:
         """The state after each position: (B, T, D)."""
@@ -74,10 +78,11 @@ class SequenceModel(SessionModel):
 
     def batches(self, size: int, order: np.random.Generator) -> Iterator[Sequences]:
         """See SessionModel."""
+        negatives = Negatives(self._log.play_counts(TRAIN), self._negative_exponent)
         for rows_BT in shuffled(self._sequences.training(), size, order):
             inputs_BT, targets_BT = rows_BT[:, :-1], rows_BT[:, 1:]
             shape = (*targets_BT.shape, self._num_negatives)
-            yield Sequences(inputs_BT, targets_BT, self._negatives.draw(shape, targets_BT[..., None], order))
+            yield Sequences(inputs_BT, targets_BT, negatives.draw(shape, targets_BT[..., None], order))
 
     def tracks_of(self, batch: Sequences) -> Int64s:
         """See SessionModel."""

@@ -136,21 +136,11 @@ def _recorded(settings: "TrainConfig", folder: Path, console: "Console") -> "Joi
 
 
 def _join(settings: "TrainConfig", folder: Path, console: "Console") -> "Joined":
-    from recsys.datasets.prepared import open_prepared
-    from recsys.datasets.replay import event_files
-    from recsys.streams.parquet import ParquetSource
-    from recsys.training.fit import join_recorded
+    from recsys.training.recorded import join_prepared
 
-    prepared = open_prepared(settings.data.folder, settings.data.name)
-    partitions = settings.source.num_partitions
-    files = event_files(prepared, settings.replay.limit, folder / "events")
     with console.status(f"joining the events of {settings.data.name}"):
-        return join_recorded(
-            ParquetSource(files, partitions),
-            partitions,
-            settings.join,
-            settings.data.features,
-            folder / "dead-letters",
+        return join_prepared(
+            settings.data, settings.join, settings.source.num_partitions, settings.replay.limit, folder
         )
 
 

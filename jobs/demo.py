@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job, shown
+from recsys.errors import ConfigError
 from recsys.fields import AtLeast, build
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class ShownSettings:
 def main(config: dict[str, Any], folder: Path) -> None:
     """Prepare the data, replay it through Kafka, learn online, then rank one user's films from Redis alone."""
     show = build(ShownSettings, {name: config.pop(name) for name in ("user", "k")}, "")
+    if config["evaluation"] is not None:
+        raise ConfigError("evaluation is set: an experiment is run by python -m jobs.online; leave it out")
 
     from recsys.runtime.settings import build_settings
 

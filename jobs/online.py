@@ -8,7 +8,15 @@ from jobs.launch import job, shown
 
 @job("online")
 def main(config: dict[str, Any], folder: Path) -> None:
-    """Train on the stream, publish to Redis, and leave summary.json, report.html and a checkpoint in ``folder``."""
+    """Train on the stream, publish to Redis, and leave summary.json, report.html and a checkpoint in ``folder``.
+
+    With ``evaluation``, an experiment is run in this process instead: see recsys.training.rehearsal.
+    """
+    if config["evaluation"] is not None:
+        from jobs.rehearsing import run_rehearsal
+
+        return run_rehearsal(config, folder)
+
     from recsys.runtime.settings import build_settings
 
     settings = build_settings(config, folder)

@@ -43,7 +43,7 @@ from recsys.tables.sparse_map import SparseIds, SparseMap
 from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_JOBS = ("__init__", "launch", "refusing", "sections")
+NOT_JOBS = ("__init__", "launch", "refusing", "rehearsing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
     "cluster": ["gamma=200"],
@@ -243,6 +243,12 @@ def wrong_values(old: Any) -> list[Any]:
     return [[[1]]]
 
 
+def job_of(experiment: str) -> str:
+    """Whose experiment it is: of the command that its first lines give."""
+    said = (CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
+    return said.partition("python -m jobs.")[2].split()[0]
+
+
 OPTIONS = [  # what a choice changes: its own keys
     ("train", [f"{group}={option}"]) for group in ("table", "model", "optimizer") for option in options(group)
 ]
@@ -259,7 +265,7 @@ VARIANTS = [
     ),
     ("cluster", ["num_buckets=9", "interactions=archive", "interactions.folder=runs/x/archive"]),
     ("train", ["source=archive", "source.folder=runs/x/archive"]),
-    *(("train", [f"experiment={experiment}"]) for experiment in options("experiment")),
+    *((job_of(experiment), [f"experiment={experiment}"]) for experiment in options("experiment")),
     *(("prepare", [f"data={data}"]) for data in EXAMPLES),
     ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]

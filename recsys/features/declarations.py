@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from recsys.errors import ConfigError, unknown
-from recsys.fields import AtLeast, NotEmpty, build
+from recsys.fields import AtLeast, Between, NotEmpty, build
 
 OWNERS = ("user", "profile", "item", "time", "column")
 HISTORY = ("id", "shown", "likes", "like_log_odds", "recent_like_log_odds", "log_impressions")
@@ -105,10 +105,11 @@ class ExampleFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """``data.synthetic``: how much is drawn; ``num_ids`` of each feature."""
+    """``data.synthetic``: how much is drawn; ``num_ids`` of each feature; how far the world turns meanwhile."""
 
     num_examples: Annotated[int, AtLeast(100)]
     num_ids: Annotated[int, AtLeast(2)]
+    drift: Annotated[float, Between(0, 1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

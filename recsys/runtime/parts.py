@@ -7,15 +7,13 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from recsys.datasets.prepared import open_prepared
-from recsys.datasets.replay import event_files
 from recsys.features.state import FeatureState
 from recsys.runtime.sections import TrainConfig
-from recsys.streams.parquet import ParquetSource
 from recsys.tabular.batches import ExampleFile
 from recsys.tabular.prepared import PreparedExamples
 from recsys.training.archive import read_archive
-from recsys.training.fit import Examples, Joined, JoinedExamples, join_recorded
+from recsys.training.fit import Examples, Joined, JoinedExamples
+from recsys.training.recorded import join_prepared
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,7 @@ def recorded_examples(settings: TrainConfig, folder: Path, console: Console) -> 
 
 
 def _join(settings: TrainConfig, folder: Path, console: Console) -> Joined:
-    prepared = open_prepared(settings.data.folder, settings.data.name)
-    partitions = settings.source.num_partitions
-    files = event_files(prepared, settings.replay.limit, folder / "events")
     with console.status(f"joining the events of {settings.data.name}"):
-        return join_recorded(
-            ParquetSource(files, partitions),
-            partitions,
-            settings.join,
-            settings.data.features,
-            folder / "dead-letters",
+        return join_prepared(
+            settings.data, settings.join, settings.source.num_partitions, settings.replay.limit, folder
         )

@@ -20,6 +20,7 @@ from recsys.streams.security import check_security
 from recsys.training.archive import Archiving
 from recsys.training.epochs import Fitting
 from recsys.training.fit import Splits
+from recsys.training.rehearsal import Evaluation
 
 Count = Annotated[int, AtLeast(1)]
 Text = Annotated[str, NotEmpty()]
@@ -238,10 +239,13 @@ class OnlineConfig(LearningConfig):
     start_from: Path | None
 
     sampling: Sampling = field(default_factory=Sampling)
+    evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
         self.sampling.check_kinds(self.join.actions)
-        if self.data.examples is not None:
+        if self.evaluation is not None:
+            self._check_rehearsal()
+        elif self.data.examples is not None:
             raise ConfigError(
                 f"data set {self.data.name!r} is of plain examples, which are learned by python -m jobs.train; online, "
                 "choose one of events"
@@ -269,6 +273,21 @@ class OnlineConfig(LearningConfig):
                 f"source=parquet reads files, but kafka.bootstrap_servers={self.kafka.bootstrap_servers} names a "
                 "broker; leave one of them out"
             )
+
+    def _check_rehearsal(self) -> None:
+        """What does not go with ``evaluation``: it reads the prepared files, and nothing is left to go on from."""
+        for name, value in (
+            ("resume", self.resume),
+            ("start_from", self.start_from),
+            ("kafka.bootstrap_servers", self.kafka.bootstrap_servers),
+            ("source=kafka", self.source.kind if self.source.kind == "kafka" else None),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{name}={value} does not go with evaluation, which reads prepared files; leave it out"
+                )
+        if self.sampling != Sampling():
+            raise ConfigError("sampling does not go with evaluation, which learns every example; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@
     adult       UCI's census income, split 8 : 1 : 1 by seed
     criteo      the display-advertising challenge of 2014: train.txt where you have it, split 8 : 1 : 1; or a sample
     avazu       the click-through challenge of 2014: train.csv where you have it, split 8 : 1 : 1; or a sample
-    synthetic   drawn, of any size, shaped as Criteo's; the best AUC that can be is known
+    synthetic   drawn, of any size, shaped as Criteo's, as a stream with drift too; the best AUC that can be is known
 
 Anything else is read from the ``files`` that its YAML names.
 """
@@ -160,7 +160,9 @@ def _sample(sample: Path, name: str, folder: Path, read: Callable[..., Iterator[
 def _synthetic(examples: PlainExamples) -> Parts:
     said = examples.synthetic
     assert said is not None
-    drawing = synthetic.Drawing(num_examples=said.num_examples, num_ids=said.num_ids, seed=examples.seed)
+    drawing = synthetic.Drawing(
+        num_examples=said.num_examples, num_ids=said.num_ids, seed=examples.seed, drift=said.drift
+    )
     parts = {split: partial(drawing.batches, split) for split in SPLITS}
     return Parts(parts, "drawn", {"best_auc": drawing.best_auc()})
 

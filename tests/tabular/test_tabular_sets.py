@@ -287,13 +287,35 @@ def test_synthetic_examples_have_the_auc_that_is_told(tmp_path: Path) -> None:
     manifest = prepare_examples(data, data_folder=None, on_progress=lambda line: None)
     assert manifest.num_examples == {"train": 3000, "valid": 300, "test": 300}
     drawing = Drawing(num_examples=3000, num_ids=10_000, seed=0)
-    batch, odds_N = drawing._batch("another", 0, 60_000)
+    batch, odds_N = drawing._batch("another", 0, np.zeros(60_000))
     auc = metrics.auc(batch.column("label"), odds_N)
     assert auc == pytest.approx(manifest.about["best_auc"], abs=0.006)  # 3 standard errors
     assert 0.75 < auc < 0.85
     # a train part that is longer begins alike
     longer = next(iter(Drawing(num_examples=5000, num_ids=10_000, seed=0).batches("train")))
     assert longer.num_rows == 5000
+
+
+def test_a_stream_that_drifts_ends_in_another_world(tmp_path: Path) -> None:
+    """Half of the ids are replaced by the end, by share of their occurrences; what is then right was not at first."""
+    data = named("synthetic_stream", tmp_path, "data.examples.synthetic.num_examples=40000")
+    manifest = prepare_examples(data, data_folder=None, on_progress=lambda line: None)
+    prepared = open_examples(data)
+    ids_N = np.concatenate([pq.read_table(prepared.file(split))["C3"].to_numpy() for split in ("train", "test")])
+    renewed_N = ids_N >= 2000
+    assert ids_N.max() < 4000 and renewed_N[:2000].mean() < 0.05
+    assert renewed_N[-4000:].mean() == pytest.approx(
+        0.5 * 11.5 / 12, abs=0.12
+    )  # one of 2,000 ids may be a tenth of all
+    drawing = Drawing(num_examples=40_000, num_ids=2000, seed=0, drift=0.5)
+    (first, odds_N), (_, later_N) = (drawing._batch("another", 0, np.full(30_000, time)) for time in (0.0, 1.0))
+    labels = first.column("label")
+    assert metrics.auc(labels, odds_N) == pytest.approx(manifest.about["best_auc"], abs=0.03)
+    assert metrics.auc(labels, later_N) < metrics.auc(labels, odds_N) - 0.05
+    # without drift, the weights of any time are those of the first
+    still = Drawing(num_examples=40_000, num_ids=2000, seed=0)
+    (_, before_N), (_, after_N) = (still._batch("another", 0, np.full(1000, time)) for time in (0.0, 1.0))
+    np.testing.assert_array_equal(before_N, after_N)
 
 
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:

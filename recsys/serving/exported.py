@@ -78,6 +78,10 @@ class ExportedRun:
         numbers = sorted(id_ for id_ in found if isinstance(id_, int))
         return (*numbers, *sorted(id_ for id_ in found if isinstance(id_, str)))
 
+    def recent_items(self, num: int) -> list[Id]:
+        """See ServedRun: an export does not know."""
+        return []
+
 
 class Exported:
     """The run in a folder: see ``Served``. DataError for a folder that is no export, or not as it was written."""

@@ -17,9 +17,10 @@ from recsys.errors import ConfigError
 from recsys.features.state import FactValues, History
 from recsys.fields import AtLeast
 from recsys.models.recommender import Recommender
-from recsys.serving.published import Id, NotPublished, PublishedRun, Versions, checked_ids
+from recsys.serving.published import Id, NotPublished, Versions, checked_ids
 from recsys.serving.ranker import Ranker, Ranking, time_of
 from recsys.serving.rows import CacheConfig
+from recsys.serving.served import ServedRun
 from recsys.serving.vectors import ItemVectors, best_products, item_vectors, user_vector
 
 Exclude = Literal["liked", "seen", "none"]
@@ -110,7 +111,7 @@ class Retriever:
         if run.recommender.is_factorised:
             ranking = self._by_vectors(run, versions, user, known, left_out, k, context, rerank)
         else:
-            ranking = self._ranked(user, self._pool(run, left_out), k, context, versions)
+            ranking = self._ranked(user, self._pool(run, versions, left_out), k, context, versions)
         because = _because(run, known[0], ranking.items) if why else [[] for _ in ranking.items]
         return Recommendation(
             **vars(ranking),
@@ -122,7 +123,7 @@ class Retriever:
 
     def _by_vectors(
         self,
-        run: PublishedRun,
+        run: ServedRun,
         versions: Versions,
         user: Id,
         known: tuple[History, FactValues],
@@ -149,10 +150,10 @@ class Retriever:
             return Ranking([], [], [], versions)
         return self.ranker.rank(user, candidates, context, k)
 
-    def _pool(self, run: PublishedRun, left_out: set[Id]) -> list[Id]:
+    def _pool(self, run: ServedRun, versions: Versions, left_out: set[Id]) -> list[Id]:
         """All items, or the latest ``max_candidates``, in the order of item ids."""
         most = self._config.max_candidates
-        ids = _items_of(run)
+        ids = _items_of(run, versions)
         if len(ids) <= most:
             return [id_ for id_ in ids if id_ not in left_out]
         latest = [id_ for id_ in run.recent_items(most + len(left_out)) if id_ not in left_out][:most]
@@ -160,7 +161,7 @@ class Retriever:
         others = islice((id_ for id_ in ids if id_ not in taken), most - len(latest))
         return _in_order([*latest, *others])
 
-    def _fresh_index(self, run: PublishedRun, versions: Versions) -> _Index:
+    def _fresh_index(self, run: ServedRun, versions: Versions) -> _Index:
         """The vectors; while one thread makes them anew, others go on with those that there are."""
         index = self._index
         if index is not None and index.versions.run == versions.run and not self._is_old(index, versions):
@@ -182,19 +183,19 @@ class Retriever:
         return index.versions.version != versions.version and age_seconds >= self._config.max_age_seconds
 
 
-def _made(run: PublishedRun, versions: Versions) -> _Index:
+def _made(run: ServedRun, versions: Versions) -> _Index:
     """The vectors of all items of a version."""
     made_at = time.monotonic()
     recommender, versions = run.at(versions)
-    ids = _items_of(run)
+    ids = _items_of(run, versions)
     return _Index(versions, recommender, item_vectors(recommender, run.rows, ids, run.items), made_at)
 
 
-def _items_of(run: PublishedRun) -> tuple[Id, ...]:
+def _items_of(run: ServedRun, versions: Versions) -> tuple[Id, ...]:
     ids = run.item_ids()
     if not ids:
         raise NotPublished(
-            f"run {run.layout.run!r} has published no items to choose from; publish facts of items, or rank candidates"
+            f"run {versions.run!r} has published no items to choose from; publish facts of items, or rank candidates"
         )
     return ids
 
@@ -211,11 +212,11 @@ def _in_order(ids: Sequence[Id]) -> list[Id]:
     return [*numbers, *sorted(id_ for id_ in ids if isinstance(id_, str))]
 
 
-def _titles(run: PublishedRun, ids: Sequence[Id]) -> list[str]:
+def _titles(run: ServedRun, ids: Sequence[Id]) -> list[str]:
     return [str(facts.get("title", id_)) for id_, facts in zip(ids, run.items(ids), strict=True)]
 
 
-def _because(run: PublishedRun, history: History, items: Sequence[Id]) -> list[list[str]]:
+def _because(run: ServedRun, history: History, items: Sequence[Id]) -> list[list[str]]:
     """For each item the recent likes whose embeddings point most nearly its way: the cosine is above 0."""
     feature = next((f.name for f in run.recommender.features if f.source == "item.id" and f.kind == "id"), None)
     if feature is None:

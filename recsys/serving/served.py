@@ -39,6 +39,9 @@ class ServedRun(Protocol):
     def item_ids(self) -> tuple[Id, ...]:
         """All items of which facts are known: numbers in order, then strings."""
 
+    def recent_items(self, num: int) -> list[Id]:
+        """The items that were shown or liked last, the latest first, as far as that is known."""
+
 
 class Served(Protocol):
     """Where the run that is served is found."""

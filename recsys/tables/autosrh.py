@@ -18,11 +18,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.fields import Above, AtLeast
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Adam
-from recsys.tables.code_map import CodeMap, IdCodes
+from recsys.tables.code_map import CodeMap, IdCodes, MixedCodes
 from recsys.tables.plan import num_ids
 from recsys.tables.table import Form, a_place_of_each
 from recsys.tables.weights import PrunedWeights, PrunedWeightsConfig, PrunedWeightsPlan
@@ -54,9 +55,12 @@ class AutoSrhPlan(PrunedWeightsPlan):
 
     def table(self, features: Sequence[Feature], size: int | None, **shared: Any) -> AutoSrhConfig:
         """See TablePlan.table."""
+        groups = None if self._code_map is None else self._code_map.tables.get(shared["name"])
+        if isinstance(groups, MixedCodes):
+            raise ConfigError(f"table {shared['name']!r}: its map has codes of two lengths, of kind mgqe; give groups")
         return AutoSrhConfig(
             num_embeddings=num_ids(features),
-            frequencies=None if self._code_map is None else self._code_map.tables.get(shared["name"]),
+            frequencies=groups,
             gate_rate=self.gate_rate,
             gate_l1=self.gate_l1,
             **shared,

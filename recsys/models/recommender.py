@@ -19,6 +19,7 @@ from recsys.errors import ConfigError, DataError, unknown
 from recsys.features.declarations import Feature, build_features, features_to_json
 from recsys.hashing import Floats, Keys
 from recsys.models import MODELS, build_config
+from recsys.models.computing import Computing
 from recsys.models.fm import FM
 from recsys.models.inputs import BagVectors, Inputs
 from recsys.ps.dense import DENSE, STATISTICS, DenseParameters, Statistics
@@ -99,6 +100,13 @@ class Recommender(nn.Module):
         self.dense = DenseParameters(self)
         self.statistics = Statistics(self)
         self._dense_optimizer = build_optimizer(blueprint.dense_optimizer)
+        self.computing = Computing()
+
+    def compute(self, computing: Computing) -> "Recommender":
+        """Have the model computed so from now on; returns this recommender."""
+        self.computing = computing
+        self.model.to(computing.device)
+        return self
 
     @property
     def groups(self) -> list[RowGroup]:
@@ -220,8 +228,10 @@ class Recommender(nn.Module):
         embeddings_BFD = torch.stack(wide, dim=1) if wide else absent_BF0
         first_BF = torch.cat(narrow, dim=1) if narrow else absent_BF0[:, 0]
         more = [self._bag_vectors(looked)] if self._bags else []
-        logits_B: Tensor = self.model(embeddings_BFD, first_BF, numbers_BM, *more)
-        return logits_B, looked
+        given = [self.computing.moved(one) for one in (embeddings_BFD, first_BF, numbers_BM, *more)]
+        with self.computing.autocast(training=self.training):
+            logits_B: Tensor = self.model(*given)
+        return logits_B.to("cpu", torch.float32), looked
 
     def _bag_vectors(self, looked: Looked) -> dict[str, BagVectors]:
         """What a model takes that asks for bags before they are pooled."""

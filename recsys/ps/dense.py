@@ -67,7 +67,7 @@ class _AsRows:
     def _as_rows(self, tensors: Sequence[Tensor]) -> Floats:
         flat = np.zeros(len(self.keys) * ROW_WIDTH, np.float32)
         if tensors:
-            flat[: self._size] = torch.cat([tensor.reshape(-1) for tensor in tensors]).numpy()
+            flat[: self._size] = torch.cat([tensor.reshape(-1).cpu() for tensor in tensors]).numpy()
         return flat.reshape(-1, ROW_WIDTH)
 
 

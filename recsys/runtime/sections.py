@@ -315,8 +315,16 @@ class TrainConfig(LearningConfig):
     replay: LimitSection
     fit: Fitting
     resume: Path | None
+    workers: Count = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
+        if self.workers > 1 and (self.store.kind != "ray" or self.is_in_order):
+            raise ConfigError(
+                f"workers={self.workers} share batches out over the parameter server, in epochs; use store=ray, and "
+                "leave out order=recorded and source=archive, or workers=1"
+            )
         if self.fit.plateau_factor is not None and self.store.kind != "local":
             raise ConfigError(
                 f"fit.plateau_factor={self.fit.plateau_factor}: rows on the parameter server keep their learning "

@@ -10,12 +10,13 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
+from recsys.models.computing import Computing
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.first_use import compile_kernels
 from recsys.rows.local import LocalRows
@@ -31,7 +32,10 @@ from recsys.training.pruning import kept_share
 from recsys.training.slices import OF, write_seen
 from recsys.training.stage import Work
 from recsys.training.stages import run_stages, stages_of
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Learner, Trainer
+
+if TYPE_CHECKING:
+    from recsys.runtime.shards import RayShard
 
 OnStep = Callable[[int, int | None], None]  # (step, of how many)
 
@@ -51,20 +55,50 @@ def train(
 
 @contextmanager
 def rows_of(settings: TrainConfig, groups: Sequence[RowGroup], console: Console) -> Iterator[RowStore]:
-    """The rows: in this process, or on a parameter server."""
+    """The rows: in this process, or on a parameter server whose one worker is this process."""
     compile_kernels(groups, console.print)
     if settings.store.shards is None:
         yield LocalRows(groups)
     else:
         from recsys.ps.worker import WorkerRows
-        from recsys.runtime.cluster import ray_session
         from recsys.runtime.near import near
-        from recsys.runtime.shards import Begin, start_shards
 
-        with ray_session(settings.ray.address):
-            begin = Begin(start=Snapshot((0,), {}), members={0: 1}, staleness=settings.store.staleness)
-            shards = start_shards(groups, settings.store.shards, begin, settings.ray.placement.shard)
+        with _shards(settings, groups) as shards:
             yield WorkerRows(groups, near(shards, groups))
+
+
+@contextmanager
+def learner_of(settings: TrainConfig, recommender: Recommender, num_steps: int, console: Console) -> Iterator[Learner]:
+    """Who trains: this process, or several workers, after so many steps."""
+    clip_norm = settings.fit.clip_norm
+    if settings.workers == 1:
+        with rows_of(settings, recommender.groups, console) as store:
+            yield Trainer(recommender, store, num_steps=num_steps, clip_norm=clip_norm)
+    else:
+        from recsys.runtime.team import Team
+
+        with _shards(settings, recommender.groups) as shards:
+            yield Team(
+                recommender,
+                shards,
+                num_workers=settings.workers,
+                num_steps=num_steps,
+                clip_norm=clip_norm,
+                placement=settings.ray.placement.worker,
+            )
+
+
+@contextmanager
+def _shards(settings: TrainConfig, groups: Sequence[RowGroup]) -> "Iterator[list[RayShard]]":
+    """A parameter server for the time of the block."""
+    from recsys.runtime.cluster import ray_session
+    from recsys.runtime.shards import Begin, start_shards
+
+    assert settings.store.shards is not None
+    members = dict.fromkeys(range(settings.workers), 1)
+    with ray_session(settings.ray.address):
+        begin = Begin(start=Snapshot((0,), {}), members=members, staleness=settings.store.staleness)
+        yield start_shards(groups, settings.store.shards, begin, settings.ray.placement.shard)
 
 
 def run_in_stages(
@@ -114,9 +148,10 @@ def run_in_epochs(
     """
     resumed = None if settings.resume is None else open_resumed(settings.resume, blueprint, parts.about)
     course = Course() if resumed is None else resumed[1]
-    recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
-    with rows_of(settings, recommender.groups, console) as store, progress(console, on_step) as step:
-        trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
+    computing = Computing(device=settings.device, precision=settings.precision)
+    recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint).compute(computing)
+    with learner_of(settings, recommender, course.num_steps, console) as trainer, progress(console, on_step) as step:
+        store, trainer.num_clipped = trainer.store, course.num_clipped
         begun = start if resumed is None else resumed[0].rows
         if begun is None:
             trainer.start()
@@ -169,7 +204,7 @@ def _of_data(parts: Parts) -> dict[str, Any]:
     return {"examples": parts.num_examples, **known}
 
 
-def _fit(settings: TrainConfig, trainer: Trainer, parts: Parts, keeper: Keeper, course: Course) -> Course:
+def _fit(settings: TrainConfig, trainer: Learner, parts: Parts, keeper: Keeper, course: Course) -> Course:
     """Until it is over; where it was interrupted, a checkpoint is there to go on from."""
     with _stopping(keeper) as stopped_by:
         course = fit(

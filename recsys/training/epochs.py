@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 from recsys.errors import ConfigError, DataError
 from recsys.fields import Above, AtLeast, Below
 from recsys.training.fit import Examples, evaluate
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Learner
 
 Count = Annotated[int, AtLeast(1)]
 _LEAST_GAIN = 1e-6  # a smaller one is none (FuxiCTR's)
@@ -73,7 +73,7 @@ class Watcher(Protocol):
 
 
 def fit(
-    trainer: Trainer,
+    trainer: Learner,
     train: Examples,
     valid: Examples,
     *,
@@ -108,7 +108,7 @@ def fit(
     return course
 
 
-def _count(course: Course, trainer: Trainer, num_examples: int, loss: float) -> None:
+def _count(course: Course, trainer: Learner, num_examples: int, loss: float) -> None:
     course.start += num_examples
     course.loss_sum += loss * num_examples
     course.loss_examples += num_examples
@@ -119,7 +119,7 @@ def _is_due(every_steps: int | None, course: Course) -> bool:
     return every_steps is not None and course.num_steps % every_steps == 0
 
 
-def _validate(course: Course, trainer: Trainer, valid: Examples, how: Fitting, watcher: Watcher) -> None:
+def _validate(course: Course, trainer: Learner, valid: Examples, how: Fitting, watcher: Watcher) -> None:
     """Judge, keep the best, and where it is not: lower the rates, or stop."""
     found = evaluate(trainer, valid)
     value = _monitored(found, how.monitor)

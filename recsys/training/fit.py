@@ -26,7 +26,7 @@ from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.source import Source
 from recsys.training.judging import Judged
 from recsys.training.metrics import ProgressiveMetrics
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Learner, Trainer
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def learn_in_order(
     return predicted
 
 
-def evaluate(trainer: Trainer, examples: Examples, batch_size: int = 4096) -> dict[str, float]:
+def evaluate(trainer: Learner, examples: Examples, batch_size: int = 4096) -> dict[str, float]:
     """AUC, logloss, calibration, … of predictions on ``examples``, learning nothing; with users, their gAUC."""
     judged = Judged()
     for batch in examples.batches(batch_size):

@@ -23,7 +23,7 @@ from recsys.training.checkpoint import Checkpoint, State, load_checkpoint, save_
 from recsys.training.curve import draw_curve
 from recsys.training.epochs import Course
 from recsys.training.tensorboard import EventFile
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Learner
 
 _STEPS_A_SCALAR = 20
 
@@ -37,7 +37,7 @@ class Keeper:
     def __init__(
         self,
         folder: Path,
-        trainer: Trainer,
+        trainer: Learner,
         *,
         monitor: str,
         about: Mapping[str, Any],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -25,6 +26,30 @@ class StepResult:
     probabilities_B: Floats
     loss: float
     num_unknown: int = 0  # ids left out because their table can not hold them
+
+
+class Learner(Protocol):
+    """What trains in epochs: a Trainer, or several workers that are driven like one."""
+
+    recommender: Recommender
+    num_steps: int
+    num_clipped: int
+
+    @property
+    def store(self) -> RowStore:
+        """Where its rows live."""
+
+    def start(self) -> None:
+        """Give a new store its dense parameters."""
+
+    def steps(self, batches: Iterable[LabelledBatch]) -> Iterator[StepResult]:
+        """A step for each batch."""
+
+    def predict(self, batch: LabelledBatch) -> Floats:
+        """Probabilities (B,), learning nothing."""
+
+    def slow_down(self, factor: float) -> None:
+        """Go on at ``factor`` of all learning rates so far; ConfigError where the store can not."""
 
 
 class Trainer:
@@ -91,7 +116,8 @@ class Trainer:
 
         The rates' course is part of the blueprint from here on, so that a checkpoint goes on by it.
         """
-        self.recommender = Recommender(slowed(self.recommender.blueprint, self.num_steps, factor))
+        computing = self.recommender.computing
+        self.recommender = Recommender(slowed(self.recommender.blueprint, self.num_steps, factor)).compute(computing)
         self.store.retune(self.recommender.groups)
 
     def steps(self, batches: Iterable[LabelledBatch]) -> Iterator[StepResult]:

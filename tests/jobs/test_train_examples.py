@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.training.checkpoint import load_checkpoint
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["data=synthetic", "data.examples.synthetic.num_examples=4000", "data.examples.synthetic.num_ids=50"]
 TRAIN = [*DATA, "optimizer=adam", "model.hidden_sizes=[8]", "table.embedding_dim=4", "epochs=2"]
@@ -64,8 +66,9 @@ def test_what_is_not_prepared_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_resumed(how: signal.Signals, folder: Path) -> None:
-    """The figures of a run that was not: after a SIGTERM from the step it was in, after a SIGKILL from a checkpoint."""
-    options = [*TRAIN, "epochs=12", "batch.max_examples=64", "fit.checkpoint_every_steps=40"]
+    """The figures and weights of a run that was not: from the step it was in, after a SIGKILL from a checkpoint."""
+    options = [*TRAIN, "epochs=12", "batch.max_examples=64", "fit.checkpoint_every_steps=40", "fit.clip_norm=0.05"]
+    options += ["+model.dropout=0.1", "+model.batch_norm=true", "+optimizer.rows.weight_decay=0.01"]
     whole = folder / "runs" / "whole"
     if not whole.exists():
         said(started(folder, "train", *options, f"hydra.run.dir={whole}"))
@@ -80,4 +83,10 @@ def test_stopped_and_resumed(how: signal.Signals, folder: Path) -> None:
     assert not (run / "summary.json").exists()
     said(started(folder, "train", *options, f"resume={run}"))
     found, expected = (json.loads((place / "summary.json").read_text()) for place in (run, whole))
-    assert found == expected
+    assert found == expected and found["steps_clipped"] > 0
+    rows, others = (load_checkpoint(place / "checkpoints").rows.groups for place in (run, whole))
+    for name, group in rows.items():
+        np.testing.assert_array_equal(group.keys_U, others[name].keys_U)
+        np.testing.assert_array_equal(group.rows_UW, others[name].rows_UW)
+        for part, values in group.state.items():
+            np.testing.assert_array_equal(values, others[name].state[part])

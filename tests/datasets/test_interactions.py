@@ -97,6 +97,21 @@ def test_an_archive_s_positive_examples_are_interactions(tmp_path: Path) -> None
         read_interactions(archive, None, seed=0)
 
 
+def test_positive_plain_examples_of_the_train_part_are_interactions(tmp_path: Path) -> None:
+    rows = {"user": [1, 2, 1, 1], "item": [5, 5, 6, 5], "label": [1.0, 0.0, 1.0, 1.0]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    examples = files(format="examples", folder=str(tmp_path), valid_fraction=0)
+    found = read_interactions(examples, None, seed=0)
+    assert pairs_of(found.train) == [(1, 5), (1, 6)] and not len(found.valid.users_E) + len(found.test.users_E)
+    assert (found.num_users, found.num_items) == (2, 7)
+    pq.write_table(pa.table({"user": [[1], [2]], "item": [5, 5], "label": [1.0, 1.0]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="has bags of users or of items"):
+        read_interactions(examples, None, seed=0)
+    pq.write_table(pa.table({"C1": [1], "item": [5]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="has no column user and label"):
+        read_interactions(examples, None, seed=0)
+
+
 def published(name: str, data: Path) -> Interactions:
     declared = composed("retrieve", f"interactions={name}")["interactions"]
     if not (data / declared["folder"]).is_dir():

@@ -10,7 +10,9 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.adaembed import AdaEmbed, AdaEmbedPlan
 from recsys.tables.alpt import Alpt, AlptPlan
+from recsys.tables.cafe import Cafe, CafePlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
@@ -52,6 +54,8 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "dhe": (DHE, DHEPlan),
     "mde": (MDE, MDEPlan),
     "frequency": (Frequency, FrequencyPlan),
+    "cafe": (Cafe, CafePlan),
+    "adaembed": (AdaEmbed, AdaEmbedPlan),
     "int8": (Int8, Int8Plan),
     "int16": (Int16, Int16Plan),
     "alpt": (Alpt, AlptPlan),

@@ -13,6 +13,7 @@ from recsys.rows.optimizers import Optimizer
 from recsys.tables.adaembed import AdaEmbed, AdaEmbedPlan
 from recsys.tables.alpt import Alpt, AlptPlan
 from recsys.tables.cafe import Cafe, CafePlan
+from recsys.tables.cce import CCE, CCEPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
@@ -66,10 +67,11 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "dpq": (DPQ, DPQPlan),
     "mgqe": (MGQE, MGQEPlan),
     "codes": (Codes, CodesPlan),
+    "cce": (CCE, CCEPlan),
 }
 
 # whose map is not one of buckets
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "mgqe": FrequentMap, "codes": CodeMap}
+ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "mgqe": FrequentMap, "codes": CodeMap, "cce": CodeMap}
 
 
 def plan_tables(

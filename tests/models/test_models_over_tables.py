@@ -36,6 +36,7 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "dpq": {"num_subspaces": 2, "num_centroids": 32},
     "mgqe": {"num_subspaces": 2, "num_centroids": 32, "map": FREQUENT},
     "codes": {"map": CODES},
+    "cce": {"num_clusters": 128, "num_chunks": 2},
 }
 
 

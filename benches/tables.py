@@ -61,7 +61,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 COMPRESSED: dict[str, Any] = {"compression": 8}
 LOOKUPS = {  # rows an id, where it is not one
     "unified": 2, "double_hash": 2, "hash_embedding": 3, "compositional": 2, "robe": 2, "tt_rec": 3, "frequency": 2,
-    "double_graphhash": 2,
+    "cafe": 2, "double_graphhash": 2, "cce": 8,
 }  # fmt: skip
 LEFT = ("pruned", "codes", "sparse")  # what stages leave
 KINDS = tuple(kind for kind in TABLES if kind not in LEFT)

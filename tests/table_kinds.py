@@ -62,6 +62,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "dhe": {"num_hashes": 8, "hidden_size": 6},
     "mde": {"alpha": 0.2},
     "frequency": {"hot_rows": 8, "num_buckets": 20, "occurrences": 2},
+    "cafe": {"hot_rows": 8, "num_buckets": 20, "sketch_bytes": 512},
+    "adaembed": {"max_rows": 60, "sketch_bytes": 512},
     "int8": {},
     "int16": {},
     "alpt": {},
@@ -77,6 +79,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "autosrh": {},
     "sparse": {"map": WEIGHTS},
     "autodim": {},
+    "cce": {"num_clusters": 16, "num_chunks": 2, "map": CODES, "round": 1},
 }
 # those that take none but 0 … num_embeddings − 1
 OF_KNOWN_IDS = (

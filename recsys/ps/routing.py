@@ -75,5 +75,6 @@ def _concatenated(parts: list[GroupSnapshot]) -> GroupSnapshot:
         own_steps_U=_steps([part.own_steps_U for part in parts]),
         candidate_keys_C=np.concatenate([part.candidate_keys_C for part in parts]),
         candidate_counts_C=np.concatenate([part.candidate_counts_C for part in parts]),
+        candidate_errors_C=np.concatenate([part.candidate_errors_C for part in parts]),
         deleted_keys_D=np.concatenate([part.deleted_keys_D for part in parts]),
     )

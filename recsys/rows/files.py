@@ -27,6 +27,7 @@ from recsys.rows.folders import Folder
 from recsys.rows.store import GroupSnapshot, Snapshot
 
 _STATE = "state."
+_NO_ERRORS = np.empty(0, np.float32)
 _ROWS_PER_READ = 2**18  # of a Parquet row group: what is compressed, checked and decoded at a time
 
 
@@ -72,7 +73,7 @@ def apply(base: Snapshot, increment: Snapshot) -> Snapshot:
 def _applied(base: GroupSnapshot, increment: GroupSnapshot) -> GroupSnapshot:
     gone = np.concatenate([increment.keys_U, increment.deleted_keys_D])
     nobody = np.empty(0, np.int64), np.empty(0, np.uint8)
-    bare = replace(base, candidate_keys_C=nobody[0], candidate_counts_C=nobody[1])
+    bare = replace(base, candidate_keys_C=nobody[0], candidate_counts_C=nobody[1], candidate_errors_C=_NO_ERRORS)
     kept = bare.select(lambda keys_U: ~np.isin(keys_U, gone))
     own_steps = None
     if kept.own_steps_U is not None and increment.own_steps_U is not None:
@@ -93,7 +94,8 @@ def _tables(group: GroupSnapshot) -> dict[str, pa.Table]:
     """A group as tables: ``rows``, and where there are some, ``candidates`` and what was ``deleted``."""
     tables = {"rows": _to_table(group)}
     if len(group.candidate_keys_C):
-        tables["candidates"] = pa.table({"key": group.candidate_keys_C, "count": group.candidate_counts_C})
+        errors = {"error": group.candidate_errors_C} if len(group.candidate_errors_C) else {}
+        tables["candidates"] = pa.table({"key": group.candidate_keys_C, "count": group.candidate_counts_C, **errors})
     if len(group.deleted_keys_D):
         tables["deleted"] = pa.table({"key": group.deleted_keys_D})
     return tables
@@ -152,6 +154,8 @@ def _read_group(folder: Folder, described: Mapping[str, Any], files: Mapping[str
         waiting = _read(folder, described["candidates"], files)
         counts = waiting.column("count").to_numpy()
         group = replace(group, candidate_keys_C=waiting.column("key").to_numpy(), candidate_counts_C=counts)
+        if "error" in waiting.column_names:
+            group = replace(group, candidate_errors_C=waiting.column("error").to_numpy())
     if "deleted" in described:
         gone = _read(folder, described["deleted"], files)
         group = replace(group, deleted_keys_D=gone.column("key").to_numpy())

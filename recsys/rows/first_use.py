@@ -24,7 +24,7 @@ def compile_kernels(groups: Sequence[RowGroup], say: Callable[[str], None]) -> f
     started = time.perf_counter()
     store, alike = LocalRows(groups, threads=1), {}
     for group in groups:  # one of each kind that a kernel is compiled for
-        alike[group.num_rows is None, group.optimizer.kind, group.row_format, group.admission is None] = group.name
+        alike[group.num_rows is None, group.optimizer.kind, group.row_format, type(group.admission)] = group.name
     keys = np.zeros(2, np.int64)
     for repeated in (keys, keys[:1]):
         pushed = {

@@ -22,9 +22,11 @@ from recsys.rows.clock import EventClock
 from recsys.rows.collisionless import CollisionlessIndex, Slots
 from recsys.rows.deletes import DeleteLog
 from recsys.rows.formats import FORMATS, LSQ8
+from recsys.rows.importance import Importance, norms_of, winners
 from recsys.rows.lsq8_kernels import learn_steps
 from recsys.rows.memory import array_by_slot
 from recsys.rows.parallel import in_parts, in_pieces
+from recsys.rows.policies import ImportanceAdmission
 from recsys.rows.retention import gate_of, rows_in_budget
 from recsys.rows.store import Deletes, GroupSnapshot, RowGroup, Upserts
 
@@ -32,8 +34,10 @@ Counts = npt.NDArray[np.int64]
 
 _BLOCK = 2048  # rows whose gradients are summed, and then applied while they are in the CPU's cache
 _MAX_STEP = 2**32 - 1
+_NO_ERRORS = np.empty(0, np.float32)
 _SWEEPS = 64  # of expired rows, in the time that a row lives
 _USES = "uses"  # LFU's counts, among the state of a snapshot
+_IMPORTANCE = "importance"
 
 
 class Push(NamedTuple):
@@ -54,6 +58,7 @@ class Rows:
         self._format = LSQ8 if group.row_format == LSQ8.name else FORMATS[group.row_format]
         self._rounds = self._format.dtype != np.float32
         self._counts_uses = group.eviction is not None and group.eviction.kind == "lfu"
+        self._weighs = isinstance(group.admission, ImportanceAdmission)
         self._ttl_ms = None if group.ttl_seconds is None else int(1000 * group.ttl_seconds)
         self._fresh_state = np.array(
             [group.optimizer.initial_state(name) for name, width in self._widths.items() for _ in range(width)],
@@ -84,6 +89,9 @@ class Rows:
         self._clock = EventClock(self._ttl_ms)
         self._swept = -1
         self._gate = gate_of(group)
+        self._importance = (
+            Importance(group.admission, group.seed) if isinstance(group.admission, ImportanceAdmission) else None
+        )
 
     # --- reading
 
@@ -196,6 +204,8 @@ class Rows:
             slots_N, new = self.index.insert(push.keys_N)
             self._begin(push.keys_N[new], slots_N[new])
             return slots_N
+        if self._importance is not None:
+            return self._slots_by_importance(self._importance, push, step)
         slots_N = self.index.find(push.keys_N)
         absent = np.flatnonzero(slots_N < 0)
         keys_A, first, inverse_A = np.unique(push.keys_N[absent], return_index=True, return_inverse=True)
@@ -207,6 +217,29 @@ class Rows:
         self._begin(keys_A, slots_A)
         slots_N[absent] = self.index.find(push.keys_N[absent])
         return slots_N
+
+    def _slots_by_importance(self, importance: Importance, push: Push, step: int) -> Slots:
+        """The slot of every key, -1 of those without a row; rows that matter less have left for keys that matter more.
+
+        None of the rows that this push touches does.
+        """
+        keys_U, norms_U = norms_of(push.keys_N, push.gradients_NW)
+        slots_U = self.index.find(keys_U)
+        absent_U = slots_U < 0
+        importance.begin_step(self._num_steps, self.index.num_slots)
+        importance.add(slots_U[~absent_U], norms_U[~absent_U])
+        keys_A, scores_A = keys_U[absent_U], importance.ask(keys_U[absent_U], norms_U[absent_U])
+        self._steps[slots_U[~absent_U]] = step
+        assert self._max_rows is not None
+        room = max(0, self._max_rows - self.index.num_keys)
+        is_full = np.count_nonzero(scores_A) > room
+        keys_R, slots_R = self._changed_in(0, step - 1 if is_full else 0)
+        new, gone = winners(scores_A, importance.of_rows[slots_R], room)
+        self.delete(keys_R[gone], step)
+        slots_A, _ = self.index.insert(keys_A[new])
+        self._begin(keys_A[new], slots_A)
+        importance.begin(keys_A[new], slots_A, scores_A[new])
+        return self.index.find(push.keys_N)
 
     def _begin(self, keys_A: Keys, slots_A: Slots) -> None:
         """Fresh rows and fresh optimizer state, in slots that may have served others."""
@@ -327,8 +360,10 @@ class Rows:
             start += width
         if self._counts_uses:
             state[_USES] = self._uses[slots].astype(np.float32)[:, None]
+        if self._importance is not None:
+            state[_IMPORTANCE] = self._importance.of_rows[slots][:, None]
         steps = self._steps[slots].astype(np.int64)
-        waiting_keys, waiting_counts = self._gate.items()
+        waiting = (*self._gate.items(), _NO_ERRORS) if self._importance is None else self._importance.waiting.items()
         return GroupSnapshot(
             keys,
             rows_UW,
@@ -338,8 +373,9 @@ class Rows:
             time_ms=self._clock.time_ms,
             num_steps=self._num_steps,
             own_steps_U=self._own_steps[slots].astype(np.int64) if self._update.lazy else None,
-            candidate_keys_C=waiting_keys,
-            candidate_counts_C=waiting_counts,
+            candidate_keys_C=waiting[0],
+            candidate_counts_C=waiting[1],
+            candidate_errors_C=waiting[2],
             deleted_keys_D=self.deletes(after).keys_U if after else np.empty(0, np.int64),
         )
 
@@ -351,7 +387,7 @@ class Rows:
             raise ConfigError(
                 f"row group {name!r}: the snapshot's rows are {snapshot.rows_UW.shape[1]} wide, not {self.group.width}"
             )
-        if set(snapshot.state) - {_USES} != set(self._widths):
+        if set(snapshot.state) - {_USES, _IMPORTANCE} != set(self._widths):
             raise ConfigError(
                 f"row group {name!r}: the snapshot's optimizer state is {sorted(snapshot.state)}, this optimizer's is "
                 f"{sorted(self._widths)}; restore with the optimizer it was trained with"
@@ -375,20 +411,30 @@ class Rows:
         self._clock.rebuild(steps, snapshot.event_times_U, step, snapshot.time_ms)
         if self._ttl_ms is not None:
             self._swept = self._clock.time_ms // max(1, self._ttl_ms // _SWEEPS)
-        self._gate.restore(snapshot.candidate_keys_C, snapshot.candidate_counts_C)
+        if self._importance is None:
+            self._gate.restore(snapshot.candidate_keys_C, snapshot.candidate_counts_C)
+        elif _IMPORTANCE in snapshot.state:
+            self._importance.of_rows[slots] = snapshot.state[_IMPORTANCE][:, 0]
+            self._importance.waiting.restore(
+                snapshot.candidate_keys_C, snapshot.candidate_counts_C, snapshot.candidate_errors_C
+            )
 
     @property
     def nbytes(self) -> int:
         """Bytes held: rows, state, index, and what waits."""
         of_rows = self.index.num_slots * self._row_bytes
-        return self.index.nbytes + of_rows + self._gate.nbytes + self._deletes.nbytes + self._update.nbytes
+        return self.index.nbytes + of_rows + self._waiting_bytes + self._deletes.nbytes + self._update.nbytes
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._gate.nbytes if self._importance is None else self._importance.waiting.nbytes
 
     @property
     def _row_bytes(self) -> int:
         """Bytes by slot: row, state, last step, and what the group's policies need."""
         of_state = 4 * sum(self._widths.values())
         steps = 4 + 4 * self._update.lazy
-        return self._format.row_bytes(self.group.width) + of_state + steps + 2 * self._counts_uses
+        return self._format.row_bytes(self.group.width) + of_state + steps + 2 * self._counts_uses + 4 * self._weighs
 
     def _changed_in(self, after: int, up_to: int) -> tuple[Keys, Slots]:
         """Keys and slots of the rows whose last change came after one step and no later than another."""

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 from recsys.errors import ConfigError
 from recsys.fields import Above, AtLeast, Between, build, choose
 
+SKETCH_CELLS = 4  # ids of a bucket of HotSketch
+SKETCH_BUCKET_BYTES = 16 * SKETCH_CELLS
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyAdmission:
@@ -33,7 +36,23 @@ class ProbabilisticAdmission:
     probability: Annotated[float, Above(0), Between(0, 1)]
 
 
-Admission = FrequencyAdmission | ProbabilisticAdmission
+@dataclass(frozen=True, kw_only=True)
+class ImportanceAdmission:
+    """A row for an id whose importance is above ``threshold`` while there is room, later above that of another's row.
+
+    Importance is the sum of the norms of an id's gradients, each of which counts half after ``half_life_steps``. Ids
+    that wait are in ``max_bytes`` of each row group and shard, 64 bytes for four of them; where ids are more than fit,
+    those of the least importance make room. Goes with ``Eviction(kind="importance")``, and asks for the gradient of an
+    id that has no row, too.
+    """
+
+    kind: Literal["importance"] = "importance"
+    threshold: Annotated[float, AtLeast(0)] = 0.0
+    half_life_steps: Annotated[int, AtLeast(1)] | None = None
+    max_bytes: Annotated[int, AtLeast(64)] = 2 * 2**20
+
+
+Admission = FrequencyAdmission | ProbabilisticAdmission | ImportanceAdmission
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +60,11 @@ class Eviction:
     """A row group holds at most ``max_bytes``, or ``max_rows``, shared out evenly over shards; then rows leave for new.
 
     ``lru``: those touched longest ago. ``lfu``: those pushed least often, the longest ago of these first; counts are
-    halved whenever one reaches 65,535, so that what was popular once does not stay for ever.
+    halved whenever one reaches 65,535, so that what was popular once does not stay for ever. ``importance``: the least
+    important, and none but for a more important id (see ImportanceAdmission).
     """
 
-    kind: Literal["lru", "lfu"] = "lru"
+    kind: Literal["lru", "lfu", "importance"] = "lru"
     max_bytes: Annotated[int, AtLeast(1)] | None = None
     max_rows: Annotated[int, AtLeast(1)] | None = None
 
@@ -61,7 +81,11 @@ class LearnedStep:
     rate: Annotated[float, AtLeast(0)]
 
 
-ADMISSIONS: dict[str, Any] = {"frequency": FrequencyAdmission, "probabilistic": ProbabilisticAdmission}
+ADMISSIONS: dict[str, Any] = {
+    "frequency": FrequencyAdmission,
+    "probabilistic": ProbabilisticAdmission,
+    "importance": ImportanceAdmission,
+}
 
 
 def build_admission(fields: Mapping[str, Any], where: str = "admission") -> Admission:

@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 from recsys.hashing import Keys
 from recsys.rows.candidates import Candidates, Counts
 from recsys.rows.collisionless import CollisionlessIndex
-from recsys.rows.policies import FrequencyAdmission, ProbabilisticAdmission
+from recsys.rows.policies import FrequencyAdmission, ImportanceAdmission, ProbabilisticAdmission
 from recsys.rows.store import RowGroup
 
 Int64s = npt.NDArray[np.int64]
@@ -81,7 +81,8 @@ def rows_in_budget(group: RowGroup, share: float, row_bytes: int) -> int | None:
     if group.eviction.max_rows is not None:
         return max(1, int(group.eviction.max_rows * share))
     assert group.eviction.max_bytes is not None
-    max_bytes = group.eviction.max_bytes * share - gate_of(group).nbytes
+    waiting = group.admission.max_bytes if isinstance(group.admission, ImportanceAdmission) else gate_of(group).nbytes
+    max_bytes = group.eviction.max_bytes * share - waiting
     fits = bisect_right(
         range(int(max(0, max_bytes)) // row_bytes + 1),
         max_bytes,

@@ -26,12 +26,13 @@ def state_bytes(group: RowGroup) -> int:
 
 
 def bookkeeping_bytes(group: RowGroup) -> int:
-    """Bytes of a row beyond the row and its optimizer's state, in training: its last step, its key or flag, its uses.
+    """Bytes of a row beyond the row and its optimizer's state, in training: its last step, its key or flag, its uses or
+    importance.
 
     Of an array exact; of a group that grows, the mean of what the index takes.
     """
-    uses = 2 if group.eviction is not None and group.eviction.kind == "lfu" else 0
-    return 4 + uses + (1 if group.num_rows is not None else _INDEX_BYTES)
+    kept = 0 if group.eviction is None else {"lru": 0, "lfu": 2, "importance": 4}[group.eviction.kind]
+    return 4 + kept + (1 if group.num_rows is not None else _INDEX_BYTES)
 
 
 def most_rows(group: RowGroup) -> int | None:

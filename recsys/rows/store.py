@@ -16,7 +16,7 @@ from recsys.fields import build
 from recsys.hashing import Floats, Keys
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer, build_optimizer
-from recsys.rows.policies import Admission, Eviction, LearnedStep, build_admission
+from recsys.rows.policies import Admission, Eviction, ImportanceAdmission, LearnedStep, build_admission
 
 DENSE = "dense"  # the row group of dense parameters: see recsys.ps.dense
 STATISTICS = "statistics"  # that of what batch normalisation remembers
@@ -77,9 +77,18 @@ class RowGroup:
                 f"row group {self.name!r}: num_rows is given, so it can not grow past an eviction's; leave one out"
             )
 
+        weighs = isinstance(self.admission, ImportanceAdmission)
+        if weighs != (self.eviction is not None and self.eviction.kind == "importance"):
+            raise ConfigError(
+                f"row group {self.name!r}: admission {self.admission} and eviction {self.eviction}; of importance are "
+                "both or none"
+            )
+
     @property
     def counts_occurrences(self) -> bool:
         """Whether a push should say how often a key occurred, where repeated keys were summed before."""
+        if isinstance(self.admission, ImportanceAdmission):
+            return False
         return self.admission is not None or (self.eviction is not None and self.eviction.kind == "lfu")
 
     def absent_rows(self, keys_N: Keys) -> Floats:
@@ -185,7 +194,8 @@ class GroupSnapshot:
     num_steps: int = 0  # of the group's optimizer
     own_steps_U: Sequences | None = None  # the last of them that each row has had, where untouched rows miss something
     candidate_keys_C: Keys = field(default_factory=lambda: np.empty(0, np.int64))  # ids that wait for admission
-    candidate_counts_C: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    candidate_counts_C: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint8))  # uint8, or scores
+    candidate_errors_C: Floats = field(default_factory=lambda: np.empty(0, np.float32))  # of scores
     deleted_keys_D: Keys = field(default_factory=lambda: np.empty(0, np.int64))  # of an increment: gone since its base
 
     def select(self, mask_of: Callable[[Keys], npt.NDArray[np.bool_]]) -> "GroupSnapshot":
@@ -201,6 +211,7 @@ class GroupSnapshot:
             own_steps_U=None if self.own_steps_U is None else self.own_steps_U[mask_U],
             candidate_keys_C=self.candidate_keys_C[mask_C],
             candidate_counts_C=self.candidate_counts_C[mask_C],
+            candidate_errors_C=self.candidate_errors_C[mask_C[: len(self.candidate_errors_C)]],
             deleted_keys_D=self.deleted_keys_D[mask_D],
         )
 

@@ -10,9 +10,12 @@ from typing import Any
 from recsys.features.declarations import Feature
 from recsys.fields import build, choose
 from recsys.rows.optimizers import Optimizer
+from recsys.tables.adaembed import AdaEmbed, AdaEmbedPlan
 from recsys.tables.alpt import Alpt, AlptPlan
 from recsys.tables.autodim import AutoDim, AutoDimPlan
 from recsys.tables.autosrh import AutoSrh, AutoSrhPlan
+from recsys.tables.cafe import Cafe, CafePlan
+from recsys.tables.cce import CCE, CCEPlan
 from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
@@ -58,6 +61,8 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "dhe": (DHE, DHEPlan),
     "mde": (MDE, MDEPlan),
     "frequency": (Frequency, FrequencyPlan),
+    "cafe": (Cafe, CafePlan),
+    "adaembed": (AdaEmbed, AdaEmbedPlan),
     "int8": (Int8, Int8Plan),
     "int16": (Int16, Int16Plan),
     "alpt": (Alpt, AlptPlan),
@@ -73,6 +78,7 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "autosrh": (AutoSrh, AutoSrhPlan),
     "sparse": (Sparse, SparsePlan),
     "autodim": (AutoDim, AutoDimPlan),
+    "cce": (CCE, CCEPlan),
 }
 
 # whose map is not one of buckets
@@ -80,6 +86,7 @@ ID_MAPS: dict[str, type[IdMap]] = {
     "pruned": KeptMap,
     "mgqe": FrequentMap,
     "codes": CodeMap,
+    "cce": CodeMap,
     "autosrh": CodeMap,
     "sparse": SparseMap,
 }

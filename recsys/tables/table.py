@@ -21,7 +21,7 @@ from recsys import hashing
 from recsys.errors import ConfigError
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Optimizer
-from recsys.rows.policies import FrequencyAdmission
+from recsys.rows.policies import FrequencyAdmission, ImportanceAdmission
 from recsys.rows.sizes import KEY_BYTES, bookkeeping_bytes, most_rows, row_bytes, state_bytes
 from recsys.rows.store import RowFormat, RowGroup
 
@@ -183,7 +183,8 @@ def _rows_of(group: RowGroup, num_rows: Mapping[str, int]) -> int:
 
 
 def _sketch_bytes(group: RowGroup) -> int:
-    return group.admission.max_bytes if isinstance(group.admission, FrequencyAdmission) else 0
+    counted = FrequencyAdmission | ImportanceAdmission
+    return group.admission.max_bytes if isinstance(group.admission, counted) else 0
 
 
 def identity(rows_NKW: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,12 @@
     mgqe                as dpq, after
     stages/frequencies/ frequent.safetensors, which ids the examples have most often
 
+    cce
+    stages/hashed/      a run of its own
+    stages/clusters-1/  clusters.safetensors, which clusters the chunks of every id are in
+    stages/clustered-1/ a run of its own, of each round but the last
+    checkpoints/ …      the last round
+
 Kinds that prune single weights: see ``weight_stages``; AutoDim: ``autodim_stages``. A stage that is finished is read
 and not run again; one that was stopped goes on. Neither does so with another configuration than it was begun with.
 """
@@ -25,6 +31,7 @@ from typing import Any
 from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
 from recsys.training.autodim_stages import choose, weigh
+from recsys.training.cce_stages import clustered, hashed
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.frequencies import frequencies
 from recsys.training.optembed_stages import retrain, search, supernet
@@ -48,6 +55,8 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "restart": restart,
     "weigh": weigh,
     "choose": choose,
+    "hashed": hashed,
+    "clustered": clustered,
 }
 
 

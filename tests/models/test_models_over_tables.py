@@ -37,6 +37,7 @@ TABLE_FIELDS: dict[str, dict[str, Any]] = {
     "mgqe": {"num_subspaces": 2, "num_centroids": 32, "map": FREQUENT},
     "codes": {"map": CODES},
     "sparse": {"map": WEIGHTS},
+    "cce": {"num_clusters": 128, "num_chunks": 2},
 }
 
 

@@ -1,8 +1,8 @@
 """What a run has learned, carried over to another bucket map of its tables.
 
 A new clustering renumbers buckets and moves ids between them. Each row starts as the mean of the rows that its members
-read before, every member counting once (``recsys.graphs.online``); optimizers of those rows start anew. Whatever no map
-speaks of, the network among it, goes on as it was.
+read before, every member counting once (``recsys.graphs.online``); optimizers of those rows start anew. What reads the
+same rows by both maps, or no map at all (the network), goes on as it was.
 
 Shape suffixes: N ids, M buckets, W row width.
 """
@@ -42,7 +42,7 @@ def carried_over(checkpoint: Checkpoint, now: Blueprint) -> Checkpoint:
     groups = dict(checkpoint.rows.groups)
     for name, table in new.embeddings.tables.items():
         old = before.embeddings.tables[name]
-        if isinstance(table, GraphHash) and isinstance(old, GraphHash):
+        if isinstance(table, GraphHash) and isinstance(old, GraphHash) and not _are_same(old, table):
             groups[name] = _carried(old, table, store)
     return replace(checkpoint, blueprint=now, rows=Snapshot(checkpoint.rows.cursor, groups))
 
@@ -54,6 +54,12 @@ def _carried(old: GraphHash, new: GraphHash, store: LocalRows) -> GroupSnapshot:
     ids_N = np.arange(max(old.num_ids, new.num_ids))
     keys, rows = carried_rows(old_rows_MW, _keys(old, ids_N), _keys(new, ids_N), new_group.num_rows or 0)
     return fresh_rows(new_group, keys, rows)
+
+
+def _are_same(old: GraphHash, new: GraphHash) -> bool:
+    """Whether every id reads the same row of both."""
+    ids_N = np.arange(max(old.num_ids, new.num_ids))
+    return old.groups == new.groups and np.array_equal(_keys(old, ids_N), _keys(new, ids_N))
 
 
 def _keys(table: GraphHash, ids_N: Keys) -> Keys:

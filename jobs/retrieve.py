@@ -14,7 +14,10 @@ from recsys.training.fitting import RetrievalFit
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveSettings:
-    """What is learned from, by which model over which table; ``optimizer.rows`` is that of the rows."""
+    """What is learned from, by which model over which table.
+
+    ``optimizer.rows`` is that of the rows, ``optimizer.dense`` that of parameters which a table brings.
+    """
 
     interactions: InteractionFiles
     table: Mapping[str, Any]
@@ -64,7 +67,10 @@ def main(config: dict[str, Any], folder: Path) -> None:
     graphs = Graphs.of(read_interactions(settings.interactions, data_folder(), settings.seed))
     retriever = build_retriever(settings.retriever, graphs.train)
     optimizer = build_optimizer(settings.optimizer["rows"])
-    trainer, embeddings, store = local_trainer(table, retriever, graphs.train, optimizer, settings.seed)
+    dense_optimizer = build_optimizer(settings.optimizer.get("dense", settings.optimizer["rows"]))
+    trainer, embeddings, store = local_trainer(
+        table, retriever, graphs.train, optimizer, settings.seed, dense_optimizer
+    )
     fitted = fit_retriever(
         trainer,
         graphs,

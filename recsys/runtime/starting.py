@@ -10,14 +10,16 @@ from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.shards import position_of
 from recsys.sync.publisher import published_versions
 from recsys.training.archive import cut_archive
-from recsys.training.checkpoint import Checkpoints, State
+from recsys.training.checkpoint import Checkpoints, State, save_checkpoint
 from recsys.training.predictions import carry_seen, drop_predictions
+from recsys.training.reclustering import carried_over, differs_in_map_alone
 
 
 def first_start(settings: OnlineSettings, events: Events, say: Callable[[str], None]) -> Start:
     """The beginning: what lies in the examples topic already was joined by an earlier run.
 
-    With what ``start_from`` has learned; ConfigError where that is nothing, or was another model.
+    With what ``start_from`` has learned; ConfigError where that is nothing, or was another model. Only its bucket map
+    may be another: rows are carried over.
     """
     learned = _learned_elsewhere(settings, say)
     if isinstance(events, KafkaEvents):
@@ -39,7 +41,18 @@ def _learned_elsewhere(settings: OnlineSettings, say: Callable[[str], None]) -> 
     where, name = _newest_of(settings, settings.start_from)
     carry_seen(settings.start_from / "predictions", settings.folder / "predictions")
     say(f"beginning with what {settings.start_from} has learned: {name}")
-    return where, name
+    return _of_this_map(settings, where, name, say)
+
+
+def _of_this_map(settings: OnlineSettings, where: str, name: str, say: Callable[[str], None]) -> tuple[str, str]:
+    """The same checkpoint; or, where it is of another bucket map, one beside this run's, its rows carried over."""
+    checkpoints = Checkpoints(where)
+    if not differs_in_map_alone(checkpoints.load_state(name)[0].blueprint, settings.blueprint):
+        return where, name
+    carried = str(settings.folder / "carried")
+    save_checkpoint(carried, carried_over(checkpoints.load(name), settings.blueprint))
+    say("its rows are carried over to the buckets of table.map")
+    return carried, Checkpoints(carried).names()[-1]
 
 
 def _newest_of(settings: OnlineSettings, run: Path) -> tuple[str, str]:
@@ -47,8 +60,9 @@ def _newest_of(settings: OnlineSettings, run: Path) -> tuple[str, str]:
     names = checkpoints.names()
     if not names:
         raise ConfigError(f"nothing to start from: no checkpoint in {run / 'checkpoints'}; give the folder of a run")
-    different = _differences(settings, checkpoints.load_state(names[-1])[0])
-    if different:
+    state, _ = checkpoints.load_state(names[-1])
+    different = _differences(settings, state)
+    if different and not differs_in_map_alone(state.blueprint, settings.blueprint):
         raise ConfigError(
             f"start_from={run} was trained with another {', '.join(different)}; start with the settings that it had "
             "(they are in its .hydra/config.yaml), or without it"

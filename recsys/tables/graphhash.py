@@ -116,6 +116,11 @@ class GraphHash(Table):
         self._salt = hashing.seed_of(config.seed, config.name, "graphhash")
         self.groups = (config.row_group(width=config.embedding_dim, num_rows=config.buckets.num_buckets),)
 
+    @property
+    def num_ids(self) -> int:
+        """Ids that the map speaks of: 0 … num_ids − 1."""
+        return self._buckets.num_ids
+
     def map_bytes(self, form: Form) -> int:
         """See Table.map_bytes: in training and serving alike."""
         return self._buckets.nbytes

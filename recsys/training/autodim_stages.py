@@ -70,7 +70,7 @@ def chosen_widths(
             f"table.{asked} allows {int(num_bytes):,} bytes, and the narrowest candidates take {least:,}; give "
             f"budget={least} or more, or a smaller least_width"
         )
-    widths = {name: max(likely, key=likely.__getitem__) for name, likely in probabilities.items()}
+    widths = {name: _likeliest(likely) for name, likely in probabilities.items()}
     while sum(bytes_at[name][width] for name, width in widths.items()) > num_bytes:
         costs = {
             (name, narrower): (math.log(probabilities[name][width]) - math.log(probabilities[name][narrower])) / saved
@@ -81,6 +81,10 @@ def chosen_widths(
         name, narrower = min(costs, key=lambda which: costs[which])
         widths[name] = narrower
     return widths
+
+
+def _likeliest(likely: Mapping[int, float]) -> int:
+    return max(likely, key=lambda width: likely[width])
 
 
 def _choosing(recommender: Recommender) -> dict[str, AutoDim]:

@@ -1,5 +1,7 @@
 """Training a retrieval model by BPR over a row store, stopped where validation is best.
 
+Parameters that tables bring (an MLP, projections) are rows of the store too, as a recommender's are.
+
 Shape suffixes: E edges, B edges of a batch, U users, I items, N ids, D embedding dimension.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys import hashing
 from recsys.batches.batch import Bag
 from recsys.datasets.interactions import Interactions, Pairs
 from recsys.errors import ConfigError
@@ -19,6 +22,7 @@ from recsys.graphs.bipartite import Bipartite
 from recsys.hashing import Floats, Keys
 from recsys.models.retrieval import bpr_loss, half_squares
 from recsys.models.retriever import Retriever
+from recsys.ps.dense import DENSE, DenseParameters
 from recsys.rows.local import LocalRows
 from recsys.rows.optimizers import Optimizer
 from recsys.rows.store import RowStore, Snapshot
@@ -66,7 +70,8 @@ class RetrievalTrainer:
         self, embeddings: Embeddings, retriever: Retriever, store: RowStore, graph: Bipartite, *, seed: int
     ) -> None:
         self._embeddings, self._retriever, self._store, self._graph = embeddings, retriever, store, graph
-        self._seed, self.num_epochs = seed, 0
+        self._seed, self.num_epochs, self._num_steps = seed, 0, 0
+        self._dense = dense_of(embeddings)
         self._tables = {
             name: table.config.name for table in embeddings.tables.values() for name in table.config.feature_names
         }
@@ -90,10 +95,19 @@ class RetrievalTrainer:
     def _step(self, users_B: Keys, liked_B: Keys, others_B: Keys, regularisation: float) -> float:
         """One pull, one gradient, one push; the loss of before."""
         learn = self._whole_loss if self._retriever.whole else self._batch_loss
+        self._embeddings.begin_step(hashing.seed_of(self._seed, "step", self._num_steps))
+        self._load_dense()
         looked, loss = learn(users_B, liked_B, others_B, regularisation)
-        loss.backward()
-        self._store.push(looked.gradients(), 0)
+        (loss + self._embeddings.penalty()).backward()
+        gradients = looked.gradients()
+        self._store.push(gradients if self._dense is None else {**gradients, DENSE: self._dense.gradients()}, 0)
+        self._num_steps += 1
         return loss.item()
+
+    def _load_dense(self) -> None:
+        """Take over the tables' parameters from the store, where there are any."""
+        if self._dense is not None:
+            self._dense.load(self._store.pull({DENSE: self._dense.keys})[DENSE])
 
     def _batch_loss(self, users_B: Keys, liked_B: Keys, others_B: Keys, regularisation: float) -> tuple[Looked, Tensor]:
         """From the embeddings of a batch's users and items alone."""
@@ -115,6 +129,7 @@ class RetrievalTrainer:
     @torch.no_grad()
     def vectors(self) -> tuple[Floats, Floats]:
         """What is multiplied: (U, D) and (I, D)."""
+        self._load_dense()
         looked = self._embeddings.lookup(self._everyone, self._store)
         users_UD, items_ID = self._retriever(*self._vectors(looked))
         return users_UD.detach().numpy(), items_ID.detach().numpy()
@@ -141,14 +156,17 @@ def features_of(graph: Bipartite) -> tuple[Feature, ...]:
 def build_embeddings(table: Mapping[str, Any], graph: Bipartite, optimizer: Optimizer, seed: int) -> Embeddings:
     """The tables of users and items, as the YAML fields ``table`` describe them.
 
-    ConfigError for kinds with parameters of their own, or stages: this loss moves rows alone.
+    ConfigError for kinds with stages: there is one stage here.
     """
     embeddings = Embeddings(plan_tables(table, features_of(graph), optimizer=optimizer, seed=seed))
-    if any(made.stages for made in embeddings.tables.values()) or any(True for _ in embeddings.parameters()):
-        raise ConfigError(
-            f"table.kind={table['kind']} has parameters or stages, and retrieval trains rows alone; choose another"
-        )
+    if any(made.stages for made in embeddings.tables.values()):
+        raise ConfigError(f"table.kind={table['kind']} has stages, and retrieval trains in one; choose another")
     return embeddings
+
+
+def dense_of(embeddings: Embeddings) -> DenseParameters | None:
+    """The parameters that tables bring, as rows; None where they bring none."""
+    return DenseParameters(embeddings) if any(True for _ in embeddings.parameters()) else None
 
 
 def fit_retriever(
@@ -201,11 +219,21 @@ def judge_test(fitted: Fitted, graphs: Graphs, seed: int) -> Judged:
 
 
 def local_trainer(
-    table: Mapping[str, Any], retriever: Retriever, graph: Bipartite, optimizer: Optimizer, seed: int
+    table: Mapping[str, Any],
+    retriever: Retriever,
+    graph: Bipartite,
+    optimizer: Optimizer,
+    seed: int,
+    dense_optimizer: Optimizer | None = None,
 ) -> tuple[RetrievalTrainer, Embeddings, LocalRows]:
-    """A trainer with rows in this process."""
+    """A trainer with rows in this process; ``dense_optimizer`` is that of tables' parameters, by default the rows'."""
     embeddings = build_embeddings(table, graph, optimizer, seed)
-    store = LocalRows(list(embeddings.groups.values()))
+    groups, dense = list(embeddings.groups.values()), dense_of(embeddings)
+    if dense is None:
+        store = LocalRows(groups)
+    else:
+        store = LocalRows([*groups, dense.group(dense_optimizer or optimizer)])
+        store.restore(Snapshot((0,), {DENSE: dense.initial_snapshot(dense_optimizer or optimizer)}))
     return RetrievalTrainer(embeddings, retriever, store, graph, seed=seed), embeddings, store
 
 

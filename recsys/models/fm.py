@@ -50,6 +50,7 @@ class FM(nn.Module):
         if self.config.first_order:
             linear_B: Tensor = self.first_order(first_order_BF, numbers_BM)
         else:
+            assert self.first_order.bias is not None
             linear_B = numbers_BM @ self.first_order.number_weights + self.first_order.bias
         return linear_B + fm_second_order(embeddings_BFD)
 

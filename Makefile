@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 TORCHREC := torchrec==1.8.0
 TFRA_VENV := .venv-tfra
 TFRA := tensorflow-recommenders-addons==0.8.1 tensorflow==2.16.2 tf-keras==2.16.0 "setuptools<81"
+PAGE_PACE := 800
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*##.*/\1/p' $(firstword $(MAKEFILE_LIST)))
@@ -24,8 +25,8 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: install ## replay real ratings through Kafka, learn online, rank from Redis (under 3 minutes)
-	$(BIN)/python -m jobs.demo $(ARGS)
+demo: install ## replay real ratings through Kafka, learn online, rank from Redis (under 3 minutes); page=1 shows it live
+	$(BIN)/python -m jobs.demo $(if $(page),page=true replay.events_per_second=$(PAGE_PACE)) $(ARGS)
 
 cluster: install ## Kafka, Redis and a Ray of three nodes on loopback, and a run through them (under 4 minutes)
 	test -e data/ml100k/manifest.json || $(BIN)/python -m jobs.prepare data=ml100k
@@ -94,6 +95,15 @@ fuzz-stream: install ## a million damaged messages of events, JSON and Arrow, ag
 redis-server: ## install Debian's redis-server, where apt and the rights to use it are there
 	@test -x /usr/bin/redis-server || { apt-get install -y --no-install-recommends redis-server >/dev/null 2>&1 \
 	&& echo "installed redis-server"; } || echo "no redis-server: tests of TLS, ACL and clusters are skipped"
+
+# The page's test looks on it through Chromium, and skips that part where there is none and it can not be installed.
+chromium: ## install Debian's chromium, where apt and the rights to use it are there
+	@command -v chromium chromium-browser google-chrome >/dev/null || { { apt-get install -y --no-install-recommends chromium \
+	|| { apt-get update && apt-get install -y --no-install-recommends chromium; }; } >/dev/null 2>&1 \
+	&& echo "installed chromium"; } || echo "no chromium: the page is tested by program alone"
+
+test-page: install chromium ## the page, in headless Chromium, over a run with Kafka, Redis and Ray (a minute)
+	$(BIN)/python -m pytest tests/serving/test_page.py tests/runtime/test_page_loop.py $(ARGS)
 
 test: install redis-server ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check

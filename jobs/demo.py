@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job, shown
 from recsys.errors import ConfigError
-from recsys.fields import AtLeast, build
+from recsys.fields import AtLeast, Port, build
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSettings:
-    """Whose films to show at the end (None: the last user's seen), and how many."""
+    """Whose films to show at the end (None: the last user's seen), how many, and whether on a page meanwhile."""
 
     user: int | str | None
     k: Annotated[int, AtLeast(1)]
+    page: bool
+    page_port: Port | None
 
 
 @job("demo")
 def main(config: dict[str, Any], folder: Path) -> None:
     """Prepare the data, replay it through Kafka, learn online, then rank one user's films from Redis alone."""
-    show = build(ShownSettings, {name: config.pop(name) for name in ("user", "k")}, "")
+    show = build(ShownSettings, {name: config.pop(name) for name in ("user", "k", "page", "page_port")}, "")
     if config["evaluation"] is not None:
         raise ConfigError("evaluation is set: an experiment is run by python -m jobs.online; leave it out")
 
@@ -39,7 +41,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     from recsys.datasets.prepare import prepare
     from recsys.runtime.display import ProgressDisplay
-    from recsys.runtime.online import train_online
+    from recsys.runtime.online import nothing_beside, train_online
+    from recsys.runtime.page import page_beside
     from recsys.runtime.summary import shortfalls, summarize, write_run_report, write_summary
 
     console = Console()
@@ -47,7 +50,12 @@ def main(config: dict[str, Any], folder: Path) -> None:
     console.print(f"replaying {settings.data_name} through the pipeline (Kafka, Ray and Redis start first)")
     with (
         ProgressDisplay(console, f"learning {settings.data_name} online") as display,
-        train_online(settings, console.print, display) as trained,
+        train_online(
+            settings,
+            console.print,
+            display,
+            page_beside(settings, show.page_port, console.print) if show.page else nothing_beside,
+        ) as trained,
     ):
         summary = summarize(trained)
         write_summary(folder / "summary.json", summary)

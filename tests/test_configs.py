@@ -199,7 +199,7 @@ def test_data_configs_declare_features(data: str) -> None:
 def check(job: str, config: Mapping[str, Any]) -> None:
     """What the job does with its configuration before anything else."""
     if job in ("online", "demo"):
-        build_settings({name: value for name, value in config.items() if name not in ("user", "k")}, Path("runs/x"))
+        build_settings({name: value for name, value in config.items() if name not in DEMO_SHOWS}, Path("runs/x"))
         return
     if job == "retrieve":
         RetrieveSettings.of(config)
@@ -269,6 +269,7 @@ VARIANTS = [
     *(("prepare", [f"data={data}"]) for data in EXAMPLES),
     ("prepare", ["data=adult", "+data.examples.files={train: a.csv, valid: b.csv, test: c.csv}"]),
 ]
+DEMO_SHOWS = ("user", "k", "page", "page_port")  # what jobs.demo takes for itself
 TEXT_OR_NUMBER = {"rank.user", "demo.user", *(f"{job}.ids[0]" for job in ["lookup"])}  # ids are either
 
 
@@ -288,7 +289,7 @@ def test_a_wrong_value_in_any_key_is_one_line_that_names_it(job: str, overrides:
         if (same := "".join("[]" if isinstance(part, int) else f".{part}" for part in at)) in seen:
             continue
         seen.add(same)
-        if job == "demo" and key in ("user", "k"):
+        if job == "demo" and key in DEMO_SHOWS:
             continue  # told apart in test_mistakes: the job takes them out first
         old = config
         for part in at:

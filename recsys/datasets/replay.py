@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Facts, Imp
 BATCH_ROWS = 8_192
 
 _NAP_SECONDS = 0.02
+_PAUSE_MS = 60_000  # from the end of one pass to the start of the next
 
 TimedEvent = tuple[int, tuple[str, Event]]
 
@@ -39,6 +41,21 @@ def replay_events(prepared: Prepared, limit: int | None = None) -> Iterator[tupl
         key=_time_of,
     )
     return (topic_and_event for _, topic_and_event in in_order)
+
+
+def replay_repeatedly(prepared: Prepared, limit: int | None = None) -> Iterator[tuple[str, Event]]:
+    """``replay_events`` again and again, without an end: time goes on, and request ids name their pass from the second.
+
+    Facts are told once.
+    """
+    yield from replay_events(prepared, limit)
+    about = prepared.manifest
+    pass_ms = (about.last_time_ms - about.first_time_ms + _PAUSE_MS) // 2 * 2  # impressions stay on even milliseconds
+    for number in itertools.count(1):
+        for topic, event in replay_events(prepared, limit):
+            if isinstance(event, Impression | Action):
+                later = {"request_id": f"{event.request_id}~{number}", "time_ms": event.time_ms + number * pass_ms}
+                yield topic, msgspec.structs.replace(event, **later)
 
 
 def first_request_ids(prepared: Prepared, limit: int | None) -> pa.ChunkedArray:

@@ -223,6 +223,15 @@ def wanted_port(port: int | None, option: str) -> int:
     return port
 
 
+def listening(host: str, port: int | None) -> socket.socket:
+    """A socket bound before anything is started; ConfigError where host and port can not be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port or 0), family=family)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"host={host} port={port}: can not listen there, {error}; choose others") from error
+
+
 def accepts_connections(port: int) -> bool:
     """Whether something listens on a port of the loopback interface."""
     with socket.socket() as probe:

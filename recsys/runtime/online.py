@@ -6,7 +6,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows
 from recsys.rows.first_use import compile_kernels
 from recsys.runtime.cluster import ray_session
+from recsys.runtime.events import Events, KafkaEvents
 from recsys.runtime.latest import mark_served
 from recsys.runtime.run import OnlineRun, join_counts
 from recsys.runtime.services import Say, Services, services
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import check_start_from, first_start, resumed_start
 from recsys.runtime.watching import Progress, Recovery, Watch
+from recsys.serving.clicks import ClickStream, LiveStream
 from recsys.sync.publisher import Published
 from recsys.training.archive import cut_archive
 from recsys.training.checkpoint import Checkpoints
@@ -63,11 +65,34 @@ class Trained:
     unsaved: str = ""  # why the last checkpoint could not be written
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """What is known of a run while it learns: where it publishes, and where clicks go (None: events are from files)."""
+
+    redis_url: str
+    clicks: ClickStream | None
+
+
+Beside = Callable[[UnderWay], AbstractContextManager[None]]
+
+
 @contextmanager
-def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Progress], None]) -> Iterator[Trained]:
+def nothing_beside(under_way: UnderWay) -> Iterator[None]:
+    """Nothing is there for the time of a run."""
+    yield
+
+
+@contextmanager
+def train_online(
+    settings: OnlineSettings,
+    say: Say,
+    on_progress: Callable[[Progress], None],
+    beside: Beside = nothing_beside,
+) -> Iterator[Trained]:
     """Train on a stream to its end, save, publish; yields what was trained while servers and actors still live.
 
     What was learned is saved first, whatever became of Kafka, Redis or an actor; the error then says where it is.
+    ``beside`` is entered while it learns.
     """
     torch.set_num_threads(1)  # the other cores are the actors'
     checkpoints = Checkpoints(
@@ -88,10 +113,18 @@ def train_online(settings: OnlineSettings, say: Say, on_progress: Callable[[Prog
         else:
             start = first_start(settings, events, say)
         watch = Watch(settings, events, running.redis_url, checkpoints, running.source, say, begun)
-        run = watch.to_the_end(start, on_progress)
+        with beside(UnderWay(running.redis_url, _clicks(settings, events, watch))):
+            run = watch.to_the_end(start, on_progress)
         with _ended_with_the_block(run):
             cut_archive(settings.folder / "archive")  # what lost workers had begun is set out
             yield _trained(settings, prepared, running, watch, run)
+
+
+def _clicks(settings: OnlineSettings, events: Events, watch: Watch) -> ClickStream | None:
+    """Into the replay, or beside what others send."""
+    if not isinstance(events, KafkaEvents):
+        return None
+    return watch if settings.replay.enabled else LiveStream(events.open_sink, events.num_partitions)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, ServiceError
 from recsys.models.recommender import Recommender
 from recsys.ps.client import ShardedRows, wait_all
 from recsys.rows.store import StreamPosition
@@ -23,6 +23,7 @@ from recsys.runtime.replaying import ReplayActor
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.shards import Begin, check_started, start_shards
 from recsys.runtime.worker import Task, WorkerActor
+from recsys.serving.clicks import Shown
 from recsys.sync.publisher import Published, PublishedVersions
 
 
@@ -105,6 +106,13 @@ class OnlineRun:
         self._publisher.stop.remote()
         published: Published = wait_for(self._publisher.publish.remote())
         return published
+
+    def act(self, shown: Shown, kind: str) -> int:
+        """Send a click at the replay's own time, in ms; ServiceError where the run replays nothing."""
+        if self._replayer is None:
+            raise ServiceError("this run replays nothing that a click could go with")
+        time_ms: int = wait_for(self._replayer.act.remote(shown, kind))
+        return time_ms
 
     # --- workers that come and go
 
@@ -265,7 +273,8 @@ class OnlineRun:
             replay.events_per_second,
             replay.limit,
             not self._begun.is_new,
-            threads=1,
+            replay.repeat,
+            threads=2,  # clicks come beside
         )
         wait_for(replayer.send_facts.remote())
         return replayer

@@ -168,9 +168,10 @@ class BatchSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySection:
-    """``replay``: whether, and how, the run sends the prepared data into Kafka."""
+    """``replay``: whether, and how, the run sends the prepared data into Kafka; with ``repeat`` again and again."""
 
     enabled: bool | None
+    repeat: bool
     events_per_second: Annotated[float, Above(0)] | None
     limit: Count | None
 

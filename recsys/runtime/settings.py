@@ -1,5 +1,6 @@
 """The settings of an online run: a job's YAML, checked and turned into values of the right types."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,7 @@ class Replay:
     """Recorded events to be sent into Kafka by the run itself."""
 
     enabled: bool = True
+    repeat: bool = False
     events_per_second: float | None = None
     limit: int | None = None
 
@@ -151,17 +153,23 @@ def build_settings(config: Mapping[str, Any], folder: Path) -> OnlineSettings:
     idle_seconds = said.source.idle_seconds
     if idle_seconds is None:
         idle_seconds = 30.0 if replayed else 1.0
+    max_future_seconds = math.inf if said.replay.repeat else said.source.max_future_seconds  # later passes are ahead
     return OnlineSettings(
         blueprint=build_blueprint(config),
         join=said.join,
-        times=StreamTimes(idle_seconds=idle_seconds, max_future_seconds=said.source.max_future_seconds),
+        times=StreamTimes(idle_seconds=idle_seconds, max_future_seconds=max_future_seconds),
         topology=Topology(
             num_partitions=said.source.num_partitions,
             num_joiners=said.joiners,
             num_workers=said.workers,
             num_shards=said.store.shards or 1,
         ),
-        replay=Replay(enabled=replayed, events_per_second=said.replay.events_per_second, limit=said.replay.limit),
+        replay=Replay(
+            enabled=replayed,
+            repeat=said.replay.repeat,
+            events_per_second=said.replay.events_per_second,
+            limit=said.replay.limit,
+        ),
         layout=build_layout(config["serving"], folder),
         folder=folder,
         data_name=said.data.name,

@@ -263,11 +263,11 @@ def _delays(trained: Trained) -> Plot:
 def _audited(trained: Trained, predictions: pa.Table) -> dict[str, Any]:
     """Examples lost and duplicated, counted by request id from the events file; what sampling left out is not lost.
 
-    Of somebody else's stream, or one stopped before the end, what was not read is unknown: duplicates alone are
-    counted.
+    Of somebody else's stream, one that repeats, or one stopped before the end, what was not read is unknown: duplicates
+    alone are counted.
     """
     request_ids = predictions.column("request_id")
-    if trained.prepared is None:
+    if trained.prepared is None or trained.settings.replay.repeat:
         return {"examples_lost": None, "examples_duplicated": len(request_ids) - len(request_ids.unique())}
     counted = audit(trained.prepared, request_ids, trained.settings.replay.limit)
     lost = counted.lost - trained.join_counts["examples_sampled_out"]

@@ -18,14 +18,16 @@ from recsys.errors import ConfigError, RecsysError, ServiceError
 from recsys.runtime.actors import ActorDied, has_died, wait_for
 from recsys.runtime.cluster import write_metrics_targets
 from recsys.runtime.events import Events
-from recsys.runtime.lag import lag_by_partition
+from recsys.runtime.lag import lag_by_partition, total_lag
 from recsys.runtime.latest import mark_served
 from recsys.runtime.metrics import LagMetrics, RunMetrics
 from recsys.runtime.run import OnlineRun, Start, join_counts
 from recsys.runtime.saving import Saved, Saver
 from recsys.runtime.settings import OnlineSettings
 from recsys.runtime.starting import start_at
+from recsys.serving.clicks import Shown
 from recsys.streams.unread import Lag
+from recsys.sync.progress import ProgressNote
 from recsys.sync.publisher import published_versions
 from recsys.training.checkpoint import Checkpoints, State
 
@@ -54,6 +56,13 @@ class Progress:
     workers: int = 1
     recoveries: int = 0
     problem: str = ""
+    delay_ms: float = float("nan")  # from events read to their effect in Redis: the median of the last step published
+
+    def plain(self) -> dict[str, Any]:
+        """The look as plain values, lag in total."""
+        lag = total_lag(self.lag)
+        fields = {name: value for name, value in vars(self).items() if name != "lag"}
+        return {**fields, "lag_events": lag.events, "lag_seconds": lag.seconds}
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,15 @@ class Watch:
         self._num_workers = settings.topology.num_workers
         self._replaced: dict[Any, tuple[int, float]] = {}  # by answer of who comes: which worker, and when it died
         self._saving: Future[Saved] | None = None
+        self._run: OnlineRun | None = None
+        self._note = ProgressNote.connect(redis_url, settings.layout)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="saving")
 
     def to_the_end(self, start: Start, on_progress: Callable[[Progress], None]) -> OnlineRun:
         """The run that came to the stream's end, or to the user's; it is saved, and its actors live on."""
         died_at: float | None = None
         while True:
-            run = OnlineRun(self._settings, self._events, self._redis_url, start, self._num_workers)
+            self._run = run = OnlineRun(self._settings, self._events, self._redis_url, start, self._num_workers)
             saver = Saver(run, self._checkpoints, self._source)
             try:
                 self._begin(run, saver, died_at)
@@ -128,6 +139,15 @@ class Watch:
     def lost_steps(self) -> int:
         """Steps that single shards have lost, where they alone went back to a checkpoint."""
         return sum(self._lost.values())
+
+    def show(self, shown: Sequence[Shown]) -> None:
+        """See ClickStream: in a replay an impression goes with its click."""
+
+    def act(self, shown: Shown, kind: str) -> int:
+        """See ClickStream: a click goes into the replay of the run that is under way."""
+        if self._run is None:
+            raise ServiceError("the run has not begun to replay; click again shortly")
+        return self._run.act(shown, kind)
 
     # --- the course of a run
 
@@ -298,6 +318,7 @@ class Watch:
         self.history.append(self._look(run, saver))
         if len(self.history) > 1 and self.history[-1].publications and not self.history[-2].publications:
             mark_served(self._settings.folder)
+        self._note.put(self.history[-1].plain())
         on_progress(self.history[-1])
 
     def _look(self, run: OnlineRun, saver: Saver) -> Progress:
@@ -325,6 +346,7 @@ class Watch:
             workers=run.num_workers,
             recoveries=len(self.recoveries),
             problem=self._problem or published["error"] or _away(joiners),
+            delay_ms=_weighted("delay_ms", trained),
         )
 
 

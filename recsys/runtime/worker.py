@@ -234,6 +234,7 @@ class WorkerActor:
             "lag_seconds": self._lag_seconds(),
             "auc": recent.get("auc", float("nan")),
             "calibration": recent.get("calibration", float("nan")),
+            "delay_ms": float(np.median(self._delays_ms[-1])) if self._delays_ms else float("nan"),
         }
 
     def _lag_seconds(self) -> dict[int, float]:

@@ -5,109 +5,46 @@ can answer), ``/metrics`` and ``/docs``. Each error is ``{"error": "one line", "
 """
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from recsys.errors import ConfigError, DataError, RecsysError, ServiceError
+from recsys.serving.bodies import (
+    REFUSALS,
+    UNREADY,
+    IdInUrl,
+    LookupAnswer,
+    LookupRequest,
+    NumItems,
+    RankAnswer,
+    RankRequest,
+    RecommendAnswer,
+    RecommendRequest,
+)
 from recsys.serving.concurrent import AsyncLookup, AsyncRanker, AsyncRetriever
 from recsys.serving.docs import docs_page
 from recsys.serving.guard import Guard, Limits, error_body
 from recsys.serving.lookup import Lookup
 from recsys.serving.metrics import CONTENT_TYPE, ServiceMetrics
+from recsys.serving.page import ClickTaker, add_page, shown, without_clicks
 from recsys.serving.published import NotPublished
 from recsys.serving.ranker import Ranker
 from recsys.serving.retriever import Exclude, RetrievalConfig, Retriever
 
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
-Id = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
-IdInUrl = Annotated[str, Query(min_length=1, max_length=256, description="digits are a number, other text is a string")]
-NumItems = Annotated[int, Field(ge=1, le=1_000)]
-
-
-class LookupRequest(BaseModel, extra="forbid"):
-    """Which embeddings."""
-
-    feature: str
-    ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
-
-
-class RankRequest(BaseModel, extra="forbid"):
-    """Whom to rank what for; without candidates, all items but those the user liked lately."""
-
-    user: Id
-    candidates: Annotated[list[Id], Field(max_length=10_000)] | None = None
-    k: Annotated[int, Field(ge=1, le=10_000)] = 10
-    time_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
-
-
-class RecommendRequest(BaseModel, extra="forbid"):
-    """Whom to recommend to, out of all items but those that are to be left out; ``why`` asks for reasons."""
-
-    user: Id
-    k: NumItems = 10
-    exclude: Exclude = "liked"
-    time_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    rerank: bool = True
-    why: bool = False
-
-
-class AnswerVersions(BaseModel):
-    """What an answer was made from: see recsys.serving.published.Versions."""
-
-    run: str
-    version: int
-    rows: int
-    time_ms: int
-    published_at_ms: int
-    dense: int
-
-
-class LookupAnswer(BaseModel):
-    """Embeddings in the order of the ids."""
-
-    embeddings: list[list[float]]
-    versions: AnswerVersions
-
-
-class RankAnswer(BaseModel):
-    """Candidates by falling probability."""
-
-    items: list[int | str]
-    scores: list[float]
-    titles: list[str]
-    versions: AnswerVersions
-
-
-class RecommendAnswer(RankAnswer):
-    """The best of all items, the reasons for each, and what the user liked and was shown lately."""
-
-    because: list[list[str]]
-    liked: list[int | str]
-    shown: list[int | str]
-    by: str
-
-
-class Refusal(BaseModel):
-    """Every error."""
-
-    error: str
-    code: str
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 401, 413, 422, 503, 504)}
-UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Refusal}}
-
 
 def build_app(
-    lookup: Lookup, ranker: Ranker, limits: Limits | None = None, retrieval: RetrievalConfig | None = None
+    lookup: Lookup,
+    ranker: Ranker,
+    limits: Limits | None = None,
+    retrieval: RetrievalConfig | None = None,
+    clicks: ClickTaker | None = None,
 ) -> FastAPI:
-    """The application over a lookup and a ranker, within limits."""
+    """The application over a lookup and a ranker, within limits; where there are ``clicks``, what is shown counts."""
     # FastAPI's own pages of documentation load their scripts from elsewhere
     app = FastAPI(
         title="recsys", description="Embeddings and rankings from the serving cache.", docs_url=None, redoc_url=None
@@ -115,7 +52,8 @@ def build_app(
     metrics = ServiceMetrics()
     app.add_middleware(Guard, limits=limits or Limits(), metrics=metrics)
     _add_questions(app, AsyncLookup(lookup), AsyncRanker(ranker))
-    _add_recommend(app, AsyncRetriever(Retriever(ranker, retrieval)))
+    _add_recommend(app, AsyncRetriever(Retriever(ranker, retrieval)), clicks)
+    add_page(app, lookup.published, clicks)
     _add_state(app, lookup, metrics)
     _add_refusals(app)
     return app
@@ -133,14 +71,17 @@ def _add_questions(app: FastAPI, lookup: AsyncLookup, ranker: AsyncRanker) -> No
         return JSONResponse(asdict(await ranker.rank(request.user, request.candidates, context, request.k)))
 
 
-def _add_recommend(app: FastAPI, retriever: AsyncRetriever) -> None:
+def _add_recommend(app: FastAPI, retriever: AsyncRetriever, clicks: ClickTaker | None) -> None:
     @app.post("/v1/recommend", responses=REFUSALS, response_model=RecommendAnswer)
     async def recommend(request: RecommendRequest) -> Any:
+        if request.log and clicks is None:
+            raise without_clicks()
         context = {} if request.time_ms is None else {"time_ms": request.time_ms}
         found = await retriever.recommend(
             request.user, request.k, request.exclude, context, rerank=request.rerank, why=request.why
         )
-        return JSONResponse(asdict(found))
+        requests = await shown(clicks, request.user, found.items) if request.log else []
+        return JSONResponse({**asdict(found), "requests": requests})
 
     @app.get("/v1/recommend", responses=REFUSALS, response_model=RecommendAnswer)
     async def recommend_by_url(user: IdInUrl, k: NumItems = 10, exclude: Exclude = "liked", why: bool = False) -> Any:

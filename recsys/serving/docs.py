@@ -49,6 +49,12 @@ programs"}}</code>: 400 and 422 for what was asked wrongly, 401 without the toke
 503 for what is not published or not reachable yet, 504 for what took too long. All fields and their limits:
 <a href="openapi.json">openapi.json</a>.</p>
 {posts}
+<h2>GET /v1/users, GET /v1/progress</h2>
+<p>Who was shown something lately, and how the run that learns is getting on: what the page at <a href="./">/</a> asks
+for. Where the service writes to a Kafka, <code>POST /v1/impressions</code> gives what is shown its request ids, and
+<code>POST /v1/actions</code> takes what is done about it.</p>
+<pre>curl {html.escape(base_url)}v1/users</pre>
+<pre>curl {html.escape(base_url)}v1/progress</pre>
 <h2>GET /healthz</h2>
 <p>Whether the service answers.</p>
 <pre>curl {html.escape(base_url)}healthz</pre>

@@ -45,12 +45,14 @@ class RetrievalConfig:
 class Recommendation(Ranking):
     """Items by falling probability, and what else there is to say of them.
 
-    ``because``: for each item, titles of recent likes that are nearest to it, where asked for. ``liked``, ``shown``:
-    what is known of the user, the latest first. ``by``: whether candidates were found by ``vectors`` or in a ``pool``.
+    ``liked``, ``shown``: what is known of the user, the latest first. Where reasons are asked for, ``liked_titles`` and
+    ``because``, for each item titles of the likes that are nearest to it. ``by``: whether candidates were found by
+    ``vectors`` or in a ``pool``.
     """
 
     because: list[list[str]]
     liked: list[Id]
+    liked_titles: list[str]
     shown: list[Id]
     by: Literal["vectors", "pool"]
 
@@ -112,11 +114,12 @@ class Retriever:
             ranking = self._by_vectors(run, versions, user, known, left_out, k, context, rerank)
         else:
             ranking = self._ranked(user, self._pool(run, versions, left_out), k, context, versions)
-        because = _because(run, known[0], ranking.items) if why else [[] for _ in ranking.items]
+        liked_titles = _titles(run, known[0].liked()) if why else []
         return Recommendation(
             **vars(ranking),
-            because=because,
+            because=_because(run, known[0].liked(), liked_titles, ranking.items),
             liked=known[0].liked(),
+            liked_titles=liked_titles,
             shown=known[0].shown(),
             by="vectors" if run.recommender.is_factorised else "pool",
         )
@@ -216,12 +219,13 @@ def _titles(run: ServedRun, ids: Sequence[Id]) -> list[str]:
     return [str(facts.get("title", id_)) for id_, facts in zip(ids, run.items(ids), strict=True)]
 
 
-def _because(run: ServedRun, history: History, items: Sequence[Id]) -> list[list[str]]:
-    """For each item the recent likes whose embeddings point most nearly its way: the cosine is above 0."""
+def _because(run: ServedRun, likes: Sequence[Id], titles: Sequence[str], items: Sequence[Id]) -> list[list[str]]:
+    """For each item titles of the likes whose embeddings point most nearly its way: the cosine is above 0."""
     feature = next((f.name for f in run.recommender.features if f.source == "item.id" and f.kind == "id"), None)
-    if feature is None:
+    title_of = dict(zip(likes, titles, strict=False))
+    if feature is None or not title_of:
         return [[] for _ in items]
-    liked = list(dict.fromkeys(run.recommender.known_ids(feature, history.liked())))
+    liked = run.recommender.known_ids(feature, list(title_of))
     known = run.recommender.known_ids(feature, items)
     if not liked or not known:
         return [[] for _ in items]
@@ -229,9 +233,8 @@ def _because(run: ServedRun, history: History, items: Sequence[Id]) -> list[list
     vectors_ND = run.recommender.embed(feature, ids_N, run.rows)
     unit_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
     nearness = unit_ND[: len(known)] @ unit_ND[len(known) :].T
-    titles = _titles(run, liked)
     reasons: dict[Id, list[str]] = {}
     for id_, row in zip(known, nearness, strict=True):
         nearest = np.argsort(-row, kind="stable")[:_MOST_REASONS]
-        reasons[id_] = [titles[at] for at in nearest if row[at] > 0]
+        reasons[id_] = [title_of[liked[at]] for at in nearest if row[at] > 0]
     return [reasons.get(id_, []) for id_ in items]

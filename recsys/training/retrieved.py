@@ -87,8 +87,8 @@ def _full_rows(table: Mapping[str, Any], graph: Bipartite, users_UD: Floats, ite
 def _features(graphs: Graphs, titles: Mapping[int, str]) -> FeatureState:
     degrees_U = graphs.train.user_degrees_U + graphs.valid.user_degrees_U
     state = FeatureState(keep_items=int(degrees_U.max(initial=0)))
-    for item in range(graphs.train.num_items):
-        state.put_facts("item", item, 0, {"title": titles[item]} if item in titles else {})
+    for item in titles or range(graphs.train.num_items):  # of prepared data, ids without a title are holes
+        state.put_facts("item", item, 0, {"title": titles[item]} if titles else {})
     known_UI = (graphs.train.matrix_UI + graphs.valid.matrix_UI).tocsr()
     for user in np.flatnonzero(degrees_U).tolist():
         items = known_UI.indices[known_UI.indptr[user] : known_UI.indptr[user + 1]].tolist()

@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from recsys.datasets import prepare as prepare_module
 from recsys.datasets.audit import Audit, audit
 from recsys.datasets.prepare import DATASETS
 from recsys.datasets.prepared import open_prepared
-from recsys.datasets.replay import Pace, replay_events
+from recsys.datasets.replay import Pace, replay_events, replay_repeatedly
 from recsys.errors import ConfigError, DataError
 from recsys.events import Action, Facts, Impression, decode, encode
 
@@ -35,6 +36,24 @@ def by_sorting(prepared) -> list[tuple]:
     ]
     rows += [(row["time_ms"], "actions", row["request_id"]) for row in pq.read_table(prepared.actions).to_pylist()]
     return sorted(rows)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_replay_that_repeats_goes_on_in_time_under_request_ids_of_its_own(prepared, limit):
+    once = list(replay_events(prepared, limit))
+    recorded = [(topic, event) for topic, event in once if topic != "facts"]
+    repeated = list(islice(replay_repeatedly(prepared, limit), len(once) + 2 * len(recorded)))
+    assert repeated[: len(once)] == once
+    first, second = (repeated[len(once) + n * len(recorded) :][: len(recorded)] for n in (0, 1))
+    about = prepared.manifest
+    later_ms = first[0][1].time_ms - recorded[0][1].time_ms
+    assert later_ms > about.last_time_ms - about.first_time_ms and later_ms % 2 == 0
+    for number, part in ((1, first), (2, second)):
+        for (topic, event), (was_in, was) in zip(part, recorded, strict=True):
+            assert topic == was_in and event.time_ms == was.time_ms + number * later_ms
+            assert event.request_id == f"{was.request_id}~{number}" and event.user_id == was.user_id
+    times = [event.time_ms for _, event in repeated]
+    assert times == sorted(times)
 
 
 def test_facts_come_first_then_events_in_order_of_time(prepared):

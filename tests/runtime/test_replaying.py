@@ -5,16 +5,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from brokers import broker
 
 from recsys.datasets.prepared import open_prepared
 from recsys.datasets.replay import replay_events
-from recsys.errors import DataError
-from recsys.events import ACTIONS, FACTS, IMPRESSIONS
+from recsys.errors import DataError, ServiceError
+from recsys.events import ACTIONS, FACTS, IMPRESSIONS, Action, Event, Impression
 from recsys.runtime.events import KafkaEvents
-from recsys.runtime.replaying import ReplayActor
+from recsys.runtime.replaying import Click, ReplayActor, with_clicks
+from recsys.serving.clicks import Shown
 from recsys.streams.kafka import KafkaSource
 from recsys.streams.replay import replay
 from recsys.streams.sink import MemorySink
@@ -92,3 +94,34 @@ def test_killed_again_and_again_a_replay_sends_each_event_once_and_in_order(film
     with pytest.raises(DataError, match=r"are not the first \d+ of this replay"):
         other.send_events()
     assert payloads(events) == undisturbed.payloads
+
+
+def test_a_click_goes_between_two_events_at_the_time_of_the_first() -> None:
+    """As an impression and an action on it, so that nothing comes between that would close its window."""
+    clicks: SimpleQueue[Click] = SimpleQueue()
+    early, late = Click(Shown("page-a-0", 7, 30), "like"), Click(Shown("page-a-1", 7, 31), "skip")
+    clicks.put(early)
+
+    def recorded() -> Iterator[tuple[str, Event]]:
+        yield IMPRESSIONS, Impression("r1", 1, 2, 1_000)
+        yield IMPRESSIONS, Impression("r2", 1, 3, 90_000)
+        clicks.put(late)
+        yield ACTIONS, Action("r2", 1, "like", 95_001)
+
+    assert list(with_clicks(recorded(), clicks)) == [
+        (IMPRESSIONS, Impression("r1", 1, 2, 1_000)),
+        (IMPRESSIONS, Impression("page-a-0", 7, 30, 1_000)),
+        (ACTIONS, Action("page-a-0", 7, "like", 1_001)),
+        (IMPRESSIONS, Impression("r2", 1, 3, 90_000)),
+        (IMPRESSIONS, Impression("page-a-1", 7, 31, 90_000)),
+        (ACTIONS, Action("page-a-1", 7, "skip", 90_001)),
+        (ACTIONS, Action("r2", 1, "like", 95_001)),
+    ]
+    assert [click.time_ms.result(0) for click in (early, late)] == [1_001, 90_001]
+
+
+def test_a_click_into_a_replay_that_sends_nothing_is_told_so(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.runtime.replaying._CLICK_SECONDS", 0.05)
+    replayer = ReplayActor(films, "ml100k", KafkaEvents(bootstrap_servers="nowhere:1", num_partitions=1), None, None)
+    with pytest.raises(ServiceError, match="the replay sends nothing now"):
+        replayer.act(Shown("page-a-0", 7, 30), "like")

@@ -110,11 +110,13 @@ def test_recommend(client: httpx.Client, redis_url: str) -> None:
         ({"user": 2, "time_ms": 5_000_000}, {"user": 2, "context": {"time_ms": 5_000_000}}),
     ]
     for body, arguments in asked:
-        expected = asdict(retriever.recommend(**arguments))
+        expected = {**asdict(retriever.recommend(**arguments)), "requests": []}
         assert client.post("/v1/recommend", json=body).json() == expected
         if "time_ms" not in body and body["user"] != "2":
             assert client.get("/v1/recommend", params=body).json() == expected
-    assert client.get("/v1/recommend?user=2").json() == asdict(retriever.recommend(2))  # the number
+    assert client.get("/v1/recommend?user=2").json()["items"] == retriever.recommend(2).items  # the number
+    reason = refusal(client.post("/v1/recommend", json={"user": 2, "log": True}), 400)
+    assert reason == "this service writes to no Kafka; start it with kafka.bootstrap_servers=, or leave out log"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_docs_need_no_network_and_their_commands_work(client: httpx.Client) -> N
         tried[found.request.url.path] = found.json()
     assert set(tried) == set(client.get("/openapi.json").json()["paths"])
     assert len(tried["/v1/rank"]["items"]) == 2 and len(tried["/v1/lookup"]["embeddings"]) == 3
-    assert re.findall(r'href="([^"]*)"', answer.text) == ["openapi.json"]
+    assert re.findall(r'href="([^"]*)"', answer.text) == ["openapi.json", "./"]
 
 
 def test_other_paths(client: httpx.Client) -> None:

@@ -116,7 +116,7 @@ def test_reasons_are_the_recent_likes_that_are_nearest(redis_url: str) -> None:
         nearness = unit[5:] @ unit[at]
         best = [place for place in np.argsort(-nearness, kind="stable")[:2] if nearness[place] > 0]
         assert reasons == [f"Film {liked[place]}" for place in best]
-    assert any(found.because)
+    assert any(found.because) and found.liked_titles == [f"Film {item}" for item in liked]
     assert retriever.recommend("nobody", k=2, why=True).because == [[], []]
     assert retriever.recommend(4, k=2).because == [[], []]
 

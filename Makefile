@@ -62,7 +62,7 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 bench-serving: install ## measure serving from Redis beside bare redis-py and redis-benchmark (10 minutes) -> runs/bench/serving.json
 	$(BIN)/python -m benches.serving $(ARGS)
 
-bench-session: install ## measure ACT-R over sessions beside scipy (3 minutes) -> runs/bench/session.json
+bench-session: install ## measure ACT-R over sessions beside scipy, and a play's way to a fresh list (4 minutes) -> runs/bench/session.json
 	$(BIN)/python -m benches.session $(ARGS)
 
 bench-training: install ## measure training in epochs beside plain torch and TorchRec (5 minutes) -> runs/bench/training.json

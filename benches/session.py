@@ -1,5 +1,7 @@
 """How fast the three components of ACT-R are found, for all sessions of all users at once, on one core.
 
+And how long it takes from a user's new play to their fresh list in Redis (``session_update``).
+
 Beside it, the same mathematics vectorised with scipy: all ages of a user at once, a sparse product with who heard what,
 one look-up of all pairs, one einsum of all vectors. It is given blocks of users, without which it has no memory to
 work in. The figure of PISA's own program is another machine's, for 60 users and 600 tracks with 40 sessions each.
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benches import session_update
 from benches.draws import zipf_cdf
 from benches.result import Result, Target, Values, against, write_results
 from benches.running import Told, command_line, run
@@ -178,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measured(told: Told) -> list[Result]:
         results = measure(sizes, told)
+        told("updating users")
+        update = session_update.QUICK if given.quick else session_update.Sizes()
+        known = random_log(Sizes(users=2000, tracks=update.tracks, block=500), seed=2)
+        results += session_update.measure(known, update)
         write_results(given.folder, "session", TITLE, results, {"sizes": str(sizes)}, [])
         return results
 

@@ -17,10 +17,12 @@ from recsys.embedded.kafka_install import kafka_unavailable
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.events import END_PAYLOAD
 from recsys.models.sessions.actr import Memory
+from recsys.serving.session_ranker import SessionRanker
 from recsys.streams.kafka import KafkaSink
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
 from recsys.sync.session_state import SessionStates, rank_by_base_level
+from recsys.training.session_checkpoint import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["plays.num_users=20", "plays.num_sessions=14", "plays.num_tracks=200", "table.embedding_dim=8"]
@@ -49,6 +51,46 @@ def test_planted_plays_are_learned_judged_and_reported(tmp_path: Path) -> None:
     assert summary["test"]["actr"]["ndcg"]["std"] > 0
     assert "While it learns" in (tmp_path / "run" / "report.html").read_text()
     assert "epoch 2: loss" in done.stdout and "NDCG@10" in done.stdout
+    assert load_run(tmp_path / "run").catalogue.track_ids == list(range(200))
+
+
+@pytest.mark.long
+def test_a_run_that_is_cut_off_goes_on_and_what_it_learned_is_served(tmp_path: Path) -> None:
+    """Resumed, it has the figures of one that was not; its version ranks the plays of a topic."""
+    if reason := kafka_unavailable():
+        pytest.skip(reason)
+    assert session(tmp_path, *SMALL, "epochs=2").returncode == 0
+    cut = session(tmp_path, *SMALL, "epochs=1", "hydra.run.dir=cut")
+    assert cut.returncode == 0, cut.stderr
+    refused = session(tmp_path, *SMALL, "epochs=2", "hydra.run.dir=cut", "resume=cut")
+    assert refused.returncode == 2 and "that run has ended" in refused.stderr
+    (tmp_path / "cut" / "summary.json").unlink()  # as where the process died before its end
+    other = session(tmp_path, *SMALL, "epochs=2", "hydra.run.dir=cut", "resume=cut", "session_model.window=5")
+    assert other.returncode == 2 and "model.window was 20, and is 5 now" in other.stderr
+    resumed = session(tmp_path, *SMALL, "epochs=2", "hydra.run.dir=cut", "resume=cut")
+    assert resumed.returncode == 0, resumed.stderr
+    one, other_ = (json.loads((tmp_path / run / "summary.json").read_text()) for run in ("run", "cut"))
+    assert one == other_
+    with EmbeddedKafka(tmp_path / "kafka") as kafka, EmbeddedRedis(tmp_path / "redis") as redis:
+        done = run_job("publish", tmp_path, "run=cut", f"redis.url={redis.url}", "serving.model=songs")
+        assert done.returncode == 0 and "200 tracks of cut as version cut" in done.stdout, done.stdout + done.stderr
+        servers, part = kafka.bootstrap_servers, Partition("plays", 0)
+        create_topics(servers, {"plays": 1})
+        with KafkaSink(servers) as sink:
+            for at in range(20):
+                payload = json.dumps({"user": 1, "track": at % 7, "time_ms": 600_000 * at}).encode()
+                sink.send(part, payload, key=b"k")
+            sink.send(part, END_PAYLOAD, key=b"k")
+        told = [f"kafka.bootstrap_servers={servers}", f"redis.url={redis.url}", "num_partitions=1", "run=current"]
+        done = run_job("session_online", tmp_path, *told, "serving.model=songs")
+        assert done.returncode == 0 and "ranking by version cut" in done.stdout, done.stdout + done.stderr
+        ranker = SessionRanker.open(redis.url, "songs", gap_seconds=1200, k=10)
+        states = SessionStates.connect(redis.url, model="songs", rank=ranker, gap_seconds=1200, version=ranker.version)
+        with closing(states):
+            opens = 600 * 19 + 1200
+            ready = states.recommend(1, opens)
+            assert (ready.tracks, ready.time_seconds) == (ranker(states.heard(1), opens)[0], opens)
+            assert len(ready.tracks) == 10  # three of them were never heard
 
 
 @pytest.mark.long

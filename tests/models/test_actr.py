@@ -206,3 +206,18 @@ def test_weights_of_equal_components_are_the_mean_and_only_ratios_of_strengths_m
     assert torch.allclose(session_weights(equal, strengths, torch.ones(1, 4)), torch.full((4,), 0.25))
     order = torch.tensor([4, 0, 3, 1, 2])
     assert torch.allclose(session_weights(components[:1, order], strengths, mask[:1]), weights[:1, order])
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+@pytest.mark.parametrize("normalised", ["log", "sum"])
+def test_levels_of_what_few_plays_tell_are_those_of_dense_sums(decay: float, normalised: str) -> None:
+    memory = Memory(decay=decay, keep_plays=2, normalised=normalised)  # type: ignore[arg-type]
+    found = base_levels(PLANTED, memory, num_top=3)
+    for session in range(0, len(PLANTED.times_S), 7):
+        asked = np.array([session])
+        shares_V = shares(history_sums(PLANTED, asked, PLANTED.times_S[asked], memory)[0], memory.normalised)
+        assert found.levels_SK[session] == pytest.approx(shares_V[PLANTED.tracks_SK[session]], rel=1e-5, abs=1e-9)
+        best = np.sort(shares_V)[::-1][:3]
+        assert found.top_levels_ST[session] == pytest.approx(best, rel=1e-5, abs=1e-9)
+        known = found.top_ST[session] >= 0
+        assert shares_V[found.top_ST[session][known]] == pytest.approx(best[known], rel=1e-5)

@@ -116,8 +116,6 @@ def base_levels(log: SessionLog, memory: Memory, *, num_top: int = 0, threads: i
 
     All tracks of a session share its time, so that a pair of sessions costs one power and K additions.
     """
-    if memory.keep_plays is not None:
-        return _bounded_levels(log, memory, num_top)
     num_sessions = len(log.times_S)
     found = BaseLevels(
         np.zeros(log.tracks_SK.shape, np.float32),
@@ -129,26 +127,11 @@ def base_levels(log: SessionLog, memory: Memory, *, num_top: int = 0, threads: i
         kernels.session_levels(
             log.first_U1[log.num_users * part // parts : log.num_users * (part + 1) // parts + 1],
             log.num_tracks, log.times_S, log.tracks_SK, memory.decay, memory.min_age_seconds,
-            memory.normalised == "log", found.levels_SK, found.top_ST, found.top_levels_ST,
+            memory.keep_plays or 0, memory.normalised == "log", found.levels_SK, found.top_ST, found.top_levels_ST,
         )  # fmt: skip
 
     in_parts(work, num_sessions, usable_cores() if threads is None else threads)
     return found
-
-
-def _bounded_levels(log: SessionLog, memory: Memory, num_top: int) -> BaseLevels:
-    """The same by dense rows: what is remembered of a track differs from session to session."""
-    levels_SK = np.zeros(log.tracks_SK.shape, np.float32)
-    top_ST = np.full((len(levels_SK), num_top), -1, np.int32)
-    top_levels_ST = np.zeros((len(levels_SK), num_top), np.float32)
-    for session, row_K in enumerate(log.tracks_SK):
-        asked = np.array([session])
-        shares_V = shares(history_sums(log, asked, log.times_S[asked], memory)[0], memory.normalised)
-        levels_SK[session] = np.where(row_K >= 0, shares_V[row_K], 0)
-        best_T = np.argsort(-shares_V, kind="stable")[:num_top]
-        known = int((shares_V[best_T] > 0).sum())
-        top_ST[session, :known], top_levels_ST[session, :known] = best_T[:known], shares_V[best_T[:known]]
-    return BaseLevels(levels_SK, top_ST, top_levels_ST)
 
 
 class Cooccurrence:

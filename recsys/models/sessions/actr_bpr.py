@@ -75,7 +75,7 @@ class ActrBpr(SessionModel):
 
     def scores(self, items: Items, questions: Questions) -> Tensor:
         """See SessionModel."""
-        _, top_QT, top_levels_QT = top_levels(self._log, questions, self._config.memory, self._config.num_top)
+        top_QT, top_levels_QT = top_levels(self._log, questions, self._config.memory, self._config.num_top)
         return _mean(items, top_QT, top_levels_QT) @ items.all_UD.T
 
 

@@ -96,12 +96,16 @@ def session_levels(
     tracks_SK: Int32s,
     decay: float,
     min_age: float,
+    keep: int,
     by_log: bool,
     levels_SK: Floats,
     top_ST: Int32s,
     top_levels_ST: Floats,
 ) -> None:
-    """Base levels of each session's tracks before it. A user's tracks are numbered from 0, so that sums stay near."""
+    """Base levels of each session's tracks before it. A user's tracks are numbered from 0, so that sums stay near.
+
+    ``keep`` remembers the last so many plays of a track and their number; 0 remembers all.
+    """
     width = tracks_SK.shape[1]
     number_V = np.full(num_tracks, -1, np.int32)
     for user in range(len(first_U1) - 1):
@@ -112,17 +116,9 @@ def session_levels(
         num_known = _numbered(tracks_SK[begin:end], number_V, numbers_SK, own_N)
         num_heard = 0
         for session in range(end - begin):
-            total = 0.0
             sums_N[:num_heard] = 0.0
-            for earlier in range(session):
-                power = _power(max(float(times_S[begin + session] - times_S[begin + earlier]), min_age), decay)
-                for k in range(width):
-                    number = numbers_SK[earlier, k]
-                    if number >= 0:
-                        sums_N[number] += power
-                        total += power
-            if not by_log:
-                total = _exponents(sums_N, num_heard)
+            known = times_S[begin : begin + session], numbers_SK, times_S[begin + session], decay, min_age
+            total = _total(*known, keep, by_log, sums_N[:num_heard])
             for k in range(width):
                 number = numbers_SK[session, k]
                 if 0 <= number < num_heard:
@@ -132,6 +128,101 @@ def session_levels(
                 num_heard = max(num_heard, numbers_SK[session, k] + 1)
         for number in range(num_known):
             number_V[own_N[number]] = -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def question_levels(
+    begins_Q: Int64s,
+    ends_Q: Int64s,
+    nows_Q: Int64s,
+    num_tracks: int,
+    times_S: Int64s,
+    tracks_SK: Int32s,
+    decay: float,
+    min_age: float,
+    keep: int,
+    by_log: bool,
+    wanted_QN: Int32s,
+    levels_QN: Floats,
+    top_QT: Int32s,
+    top_levels_QT: Floats,
+) -> None:
+    """The same for questions: the levels of some tracks, and the top of the history, as each is asked."""
+    number_V = np.full(num_tracks, -1, np.int32)
+    for question in range(len(ends_Q)):
+        begin, end = begins_Q[question], ends_Q[question]
+        numbers_SK = np.full((end - begin, tracks_SK.shape[1]), -1, np.int32)
+        own_N = np.empty((end - begin) * tracks_SK.shape[1], np.int32)
+        num_heard = _numbered(tracks_SK[begin:end], number_V, numbers_SK, own_N)
+        sums_N = np.zeros(num_heard, np.float64)
+        total = _total(times_S[begin:end], numbers_SK, nows_Q[question], decay, min_age, keep, by_log, sums_N)
+        for place in range(wanted_QN.shape[1]):
+            track = wanted_QN[question, place]
+            if track >= 0 and number_V[track] >= 0:
+                levels_QN[question, place] = sums_N[number_V[track]] / total
+        _top(sums_N, num_heard, total, own_N, top_QT[question], top_levels_QT[question])
+        for number in range(num_heard):
+            number_V[own_N[number]] = -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _total(
+    times_S: Int64s,
+    numbers_SK: Int32s,
+    now: int,
+    decay: float,
+    min_age: float,
+    keep: int,
+    by_log: bool,
+    sums_N: Floats64,
+) -> float:
+    """What a track's share of the base level is of; ``sums_N`` (zeros) becomes what each has."""
+    if keep:
+        total = _add_last(times_S, numbers_SK, now, decay, min_age, keep, sums_N)
+    else:
+        total = _add_all(times_S, numbers_SK, now, decay, min_age, sums_N)
+    return total if by_log else _exponents(sums_N, len(sums_N))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_all(times_S: Int64s, numbers_SK: Int32s, now: int, decay: float, min_age: float, sums_N: Floats64) -> float:
+    """Every session's age^-decay to its tracks; their sum."""
+    total = 0.0
+    for earlier in range(len(times_S)):
+        power = _power(max(float(now - times_S[earlier]), min_age), decay)
+        for k in range(numbers_SK.shape[1]):
+            number = numbers_SK[earlier, k]
+            if number >= 0:
+                sums_N[number] += power
+                total += power
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_last(
+    times_S: Int64s, numbers_SK: Int32s, now: int, decay: float, min_age: float, keep: int, sums_N: Floats64
+) -> float:
+    """The same of the last ``keep`` plays of each track; those before by number and the age of the oldest."""
+    total = 0.0
+    counts_N, nearest_N, oldest_N = np.zeros(len(sums_N), np.int64), np.zeros(len(sums_N)), np.zeros(len(sums_N))
+    for earlier in range(len(times_S) - 1, -1, -1):
+        age = max(float(now - times_S[earlier]), min_age)
+        power = _power(age, decay)
+        for k in range(numbers_SK.shape[1]):
+            number = numbers_SK[earlier, k]
+            if number < 0:
+                continue
+            counts_N[number] += 1
+            oldest_N[number] = age
+            if counts_N[number] <= keep:
+                nearest_N[number] = age
+                sums_N[number] += power
+                total += power
+    for number in range(len(sums_N)):
+        rest = spread_sum(float(counts_N[number] - keep), nearest_N[number], oldest_N[number], decay)
+        sums_N[number] += rest
+        total += rest
+    return total
 
 
 @njit(cache=True, nogil=True)

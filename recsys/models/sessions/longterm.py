@@ -1,28 +1,36 @@
-"""A user's long-term vector: the mean of what they know best, by base level.
+"""What a user knows best, by base level, as they are asked: of it a long-term vector is the mean.
 
-Shape suffixes: Q questions, V tracks, T top tracks, D width.
+Shape suffixes: Q questions, N tracks that are wanted, T top tracks.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys.hashing import Floats
-from recsys.models.sessions.actr import Memory, shares, sums_between
+from recsys.models.sessions.actr import Memory
+from recsys.models.sessions.actr_kernels import question_levels
 from recsys.models.sessions.questions import Questions
 from recsys.sessions.log import Int32s, SessionLog
 
 
-def top_levels(
-    log: SessionLog, questions: Questions, memory: Memory, num_top: int
-) -> tuple[npt.NDArray[np.float64], Int32s, Floats]:
-    """Base levels of all tracks (Q, V), and the highest with their tracks (Q, T): -1 and 0 where there are fewer."""
-    sums_QV = sums_between(log, questions.begins_Q, questions.ends_Q, questions.times_Q, memory)
-    shares_QV = np.stack([shares(sums_V, memory.normalised) for sums_V in sums_QV])
-    width = min(num_top, log.num_tracks)
-    best_QT = np.argpartition(-shares_QV, width - 1, axis=1)[:, :width]
-    levels_QT = np.take_along_axis(shares_QV, best_QT, axis=1)
+def top_levels(log: SessionLog, questions: Questions, memory: Memory, num_top: int) -> tuple[Int32s, Floats]:
+    """The tracks of the highest base levels, and those (Q, T): -1 and 0 where there are fewer.
+
+    Of equal ones, what was heard first: as ``base_levels`` has it, whose tops models learn by.
+    """
+    _, top_QT, top_levels_QT = levels_of(log, questions, memory, num_top, np.empty((len(questions), 0), np.int32))
+    return top_QT, top_levels_QT
+
+
+def levels_of(
+    log: SessionLog, questions: Questions, memory: Memory, num_top: int, wanted_QN: Int32s
+) -> tuple[Floats, Int32s, Floats]:
+    """Base levels of some tracks (Q, N), 0 of those outside of the history, and ``top_levels``."""
+    levels_QN = np.zeros(wanted_QN.shape, np.float32)
     top_QT = np.full((len(questions), num_top), -1, np.int32)
     top_levels_QT = np.zeros((len(questions), num_top), np.float32)
-    top_QT[:, :width] = np.where(levels_QT > 0, best_QT, -1)
-    top_levels_QT[:, :width] = levels_QT
-    return shares_QV, top_QT, top_levels_QT
+    question_levels(
+        questions.begins_Q, questions.ends_Q, questions.times_Q, log.num_tracks, log.times_S, log.tracks_SK,
+        memory.decay, memory.min_age_seconds, memory.keep_plays or 0, memory.normalised == "log",
+        wanted_QN, levels_QN, top_QT, top_levels_QT,
+    )  # fmt: skip
+    return levels_QN, top_QT, top_levels_QT

@@ -26,7 +26,7 @@ from recsys.models.layers import linear
 from recsys.models.sessions.actr import Cooccurrence, Memory, base_levels, partial_matching, session_weights
 from recsys.models.sessions.blocks import Blocks
 from recsys.models.sessions.learned import Items, Negatives, SessionModel, bpr, distinct, masked_mean, shuffled
-from recsys.models.sessions.longterm import top_levels
+from recsys.models.sessions.longterm import levels_of, top_levels
 from recsys.models.sessions.questions import Questions, as_of_test, before
 from recsys.sessions.log import TEST, TRAIN, VALID, Int32s, Int64s, SessionLog
 
@@ -210,12 +210,13 @@ class Pisa(SessionModel):
     def _known_now(self, questions: Questions, sessions_QP: Int64s) -> tuple[Floats, Int32s, Floats]:
         """Base levels of the tracks of sessions, and the top of the history, as some questions are asked."""
         asked = questions if self._strict else self._frozen(questions)
-        shares_QV, top_QT, top_levels_QT = top_levels(self._log, asked, self._config.memory, self._config.num_top)
+        memory, num_top = self._config.memory, self._config.num_top
         if self._strict:
-            return self._levels.levels_SK[sessions_QP], top_QT, top_levels_QT
+            return self._levels.levels_SK[sessions_QP], *top_levels(self._log, asked, memory, num_top)
         tracks_QPK = self._tracks(sessions_QP)
-        levels_QPK = shares_QV[np.arange(len(asked))[:, None, None], tracks_QPK] * (tracks_QPK >= 0)
-        return levels_QPK.astype(np.float32), top_QT, top_levels_QT
+        wanted_QN = tracks_QPK.reshape(len(asked), -1)
+        levels_QN, top_QT, top_levels_QT = levels_of(self._log, asked, memory, num_top, wanted_QN)
+        return levels_QN.reshape(tracks_QPK.shape), top_QT, top_levels_QT
 
     def _frozen(self, questions: Questions) -> Questions:
         """Held-out sessions are asked as the first test session opens; training windows as they are."""

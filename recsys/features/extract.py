@@ -27,9 +27,11 @@ _HISTORY: dict[str, Callable[[Id, History, int], Any]] = {
 }
 _HOUR_MS = 3_600_000
 _CLOCK: dict[str, Callable[[int], int]] = {
-    "hour_of_day": lambda time_ms: time_ms // _HOUR_MS % 24,
-    "day_of_week": lambda time_ms: (time_ms // (24 * _HOUR_MS) + 3) % 7,  # 1970 began on a Thursday, Monday is 0
+    "hour_of_day": lambda hour: hour % 24,
+    "day_of_week": lambda hour: (hour // 24 + 3) % 7,  # 1970 began on a Thursday, Monday is 0
 }
+_OWNERS = ("user", "profile", "item", "time")
+_INTEGERS = {int}
 _MAX_KEPT = 20_000  # ids of which the values made of their facts are kept
 
 
@@ -44,7 +46,7 @@ class Extractor:
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
-        self._by_owner: dict[str, list[tuple[str, str, Encoder]]] = {}
+        self._by_owner: dict[str, list[tuple[str, str, Encoder]]] = {owner: [] for owner in _OWNERS}
         for feature in features:
             owner, _, name = feature.source.partition(".")
             if owner == "column":
@@ -52,7 +54,9 @@ class Extractor:
                     f"feature {feature.name!r} is of {feature.source}: of plain examples; no user's state or item's "
                     "facts give it: rank with a model of events, or look its embeddings up (jobs.lookup)"
                 )
-            self._by_owner.setdefault(owner, []).append((feature.name, name, _encoder(feature)))
+            self._by_owner[owner].append((feature.name, name, _encoder(feature)))
+        self._of_history = [(name, _HISTORY[source], encode) for name, source, encode in self._by_owner["user"]]
+        self._of_hour: tuple[int, Values] = (-1, {})  # the latest, and what the clock's features were in it
         # Facts change rarely and are asked for at every impression: keep what was made of the latest ones.
         self._of_profile: dict[Id, tuple[FactValues, Values]] = {}
         self._of_item: dict[Id, tuple[FactValues, Values]] = {}
@@ -60,14 +64,11 @@ class Extractor:
     @property
     def names(self) -> list[str]:
         """Features in the order in which users, items and times give them."""
-        return [name for owner in ("user", "profile", "item", "time") for name, *_ in self._by_owner.get(owner, ())]
+        return [name for owner in _OWNERS for name, *_ in self._by_owner[owner]]
 
     def of_user(self, user_id: Id, history: History, profile: FactValues, time_ms: int) -> Values:
         """Values of the ``user.`` and ``profile.`` features, as of ``time_ms``."""
-        values = {
-            name: encode(_HISTORY[source](user_id, history, time_ms))
-            for name, source, encode in self._by_owner.get("user", ())
-        }
+        values = {name: encode(taken(user_id, history, time_ms)) for name, taken, encode in self._of_history}
         values.update(_kept(self._of_profile, user_id, profile, self._profile_values))
         return values
 
@@ -77,15 +78,19 @@ class Extractor:
 
     def of_time(self, time_ms: int) -> Values:
         """Values of the ``time.`` features, in UTC."""
-        return {name: encode(_CLOCK[source](time_ms)) for name, source, encode in self._by_owner.get("time", ())}
+        hour = time_ms // _HOUR_MS
+        if hour != self._of_hour[0]:
+            values = {name: encode(_CLOCK[source](hour)) for name, source, encode in self._by_owner["time"]}
+            self._of_hour = hour, values
+        return self._of_hour[1]
 
     def _profile_values(self, user_id: Id, profile: FactValues) -> Values:
-        return {name: encode(profile.get(source)) for name, source, encode in self._by_owner.get("profile", ())}
+        return {name: encode(profile.get(source)) for name, source, encode in self._by_owner["profile"]}
 
     def _item_values(self, item_id: Id, facts: FactValues) -> Values:
         return {
             name: encode(item_id if source == "id" else facts.get(source))
-            for name, source, encode in self._by_owner.get("item", ())
+            for name, source, encode in self._by_owner["item"]
         }
 
 
@@ -106,6 +111,7 @@ def _kept(
 
 def _encoder(feature: Feature) -> Encoder:
     """How a raw value becomes a feature's value: none where it is absent, the first ``max_length`` of a bag."""
+    max_length = feature.max_length
     index = None if feature.vocabulary is None else {word: at for at, word in enumerate(feature.vocabulary)}
 
     def id_of(value: Any) -> int:
@@ -118,12 +124,14 @@ def _encoder(feature: Feature) -> Encoder:
             "declare it kind: number"
         )
 
-    def ids_of(values: Sequence[Any]) -> list[int]:
+    def ids_of(values: list[Any]) -> list[int]:
         if index is None:
-            return list(values) if set(map(type, values)) == {int} else [id_of(value) for value in values]
+            return values if set(map(type, values)) == _INTEGERS else [id_of(value) for value in values]
         return [index[word] for word in values if word in index]
 
     def encode_number(value: Any) -> float:
+        if type(value) is float and -_MAX_FLOAT32 <= value <= _MAX_FLOAT32:
+            return value
         if value is None:
             return 0.0
         if isinstance(value, int | float) and abs(value) <= _MAX_FLOAT32:  # no NaN either
@@ -132,14 +140,16 @@ def _encoder(feature: Feature) -> Encoder:
         raise DataError(f"{what}: {value!r} is no finite float32; declare it kind: id")
 
     def encode_id(value: Any) -> list[int]:
+        if index is None and type(value) is int:
+            return [value]
         if isinstance(value, list):
             raise DataError(f"feature {feature.name!r} ({feature.source}): {value!r} is a list; declare it kind: bag")
-        return [] if value is None else ids_of((value,))
+        return [] if value is None else ids_of([value])
 
     def encode_bag(value: Any) -> list[int]:
         if value is None:
             return []
-        return ids_of(value[: feature.max_length] if isinstance(value, list) else (value,))
+        return ids_of(value[:max_length] if isinstance(value, list) else [value])
 
     encoders: dict[str, Encoder] = {
         "number": encode_number,

@@ -20,7 +20,8 @@ from recsys.runtime.cluster import write_metrics_targets
 from recsys.runtime.events import Events
 from recsys.runtime.lag import lag_by_partition, total_lag
 from recsys.runtime.latest import mark_served
-from recsys.runtime.metrics import LagMetrics, RunMetrics
+from recsys.runtime.metrics import LagMetrics
+from recsys.runtime.recoveries import Recoveries, Recovery
 from recsys.runtime.run import OnlineRun, Start, join_counts
 from recsys.runtime.saving import Saved, Saver
 from recsys.runtime.settings import OnlineSettings
@@ -65,16 +66,6 @@ class Progress:
         return {**fields, "lag_events": lag.events, "lag_seconds": lag.seconds}
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """Something died, and what became of it."""
-
-    mode: str  # exact, or available
-    what: str
-    step: int  # that training goes on from
-    seconds: float  # until it did
-
-
 class Watch:
     """Runs a run, and another one from its last checkpoint, until one comes to its end."""
 
@@ -91,20 +82,16 @@ class Watch:
         self._settings, self._events, self._redis_url = settings, events, redis_url
         self._checkpoints, self._source, self._say, self._begun = checkpoints, source, say, begun
         self.history: list[Progress] = []
-        self.recoveries: list[Recovery] = []
+        self._recoveries = Recoveries(settings, checkpoints)
         self.state: State  # what the last checkpoint says, or would
         self.unsaved = ""  # why the last checkpoint could not be written
         self._started_at = time.monotonic()
         self._problem = ""
-        self._metrics, self._lag_metrics = RunMetrics(), LagMetrics()
+        self._lag_metrics = LagMetrics()
         self._what_died = ""
-        self._made_again_at: dict[int, int] = {}  # by shard
-        self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
-        self._looked_at = time.monotonic()
         asked = settings.folder / WORKERS_FILE
         self._workers_asked_at = asked.stat().st_mtime if asked.exists() else 0.0  # of a run before: this one is told
         self._num_workers = settings.topology.num_workers
-        self._replaced: dict[Any, tuple[int, float]] = {}  # by answer of who comes: which worker, and when it died
         self._saving: Future[Saved] | None = None
         self._run: OnlineRun | None = None
         self._note = ProgressNote.connect(redis_url, settings.layout)
@@ -126,9 +113,8 @@ class Watch:
             except ActorDied as error:
                 died_at = time.monotonic()
                 run.kill()
-                self._replaced.clear()
                 self._settle()
-                self._check_hope(error)
+                self._recoveries.all_go_back(error)
                 start = self._last_checkpoint(run, start, error)
             except (RecsysError, ray.exceptions.RayError) as error:
                 problem = self._with_what_is_kept(run, saver, error)
@@ -136,9 +122,14 @@ class Watch:
                 raise problem from error
 
     @property
+    def recoveries(self) -> list[Recovery]:
+        """What has died, and came back."""
+        return self._recoveries.noted
+
+    @property
     def lost_steps(self) -> int:
         """Steps that single shards have lost, where they alone went back to a checkpoint."""
-        return sum(self._lost.values())
+        return self._recoveries.lost_steps
 
     def show(self, shown: Sequence[Shown]) -> None:
         """See ClickStream: in a replay an impression goes with its click."""
@@ -162,7 +153,7 @@ class Watch:
         write_metrics_targets(self._settings.folder / METRICS_TARGETS)
         run.begin()
         if died_at is not None:
-            self._note_recovery("exact", self._what_died, run.store.look()[0]["applied"], died_at)
+            self._recoveries.note("exact", self._what_died, run.store.look()[0]["applied"], died_at)
 
     def _watch(self, run: OnlineRun, saver: Saver, on_progress: Callable[[Progress], None]) -> None:
         """Look, save and mend until the stream has ended, the time is up, or Ctrl-C."""
@@ -170,8 +161,8 @@ class Watch:
         try:
             while self._still_training(run) and (until is None or time.monotonic() < until):
                 if self._settings.recovery.mode == "available":
-                    self._see_to_lost_shards(run)
-                    self._see_to_replaced_workers(run)
+                    self._recoveries.see_to_lost_shards(run)
+                    self._recoveries.see_to_replaced_workers(run)
                 self._follow_workers_file(run)
                 self._save_in_the_background(saver)
                 self._report(run, saver, on_progress)
@@ -179,7 +170,7 @@ class Watch:
             pass  # the user has seen enough: finish as at the end of a stream
         for answer in run.stop():
             wait_for(answer)
-        self._see_to_replaced_workers(run)
+        self._recoveries.see_to_replaced_workers(run)
 
     def _still_training(self, run: OnlineRun) -> bool:
         """See off who has ended by now; whether a worker has not, or another has taken its place."""
@@ -225,44 +216,9 @@ class Watch:
     def _see_off(self, run: OnlineRun, answer: Any) -> None:
         """Take the answer of an actor that has ended: raise what ended it before its time, or replace a worker."""
         if answer in run.training and self._settings.recovery.mode == "available" and has_died(answer):
-            died_at, worker = time.monotonic(), run.training.index(answer)
-            self._check_hope(ActorDied(f"worker {worker} died"))
-            run.replace_worker(worker)
-            self._replaced[run.workers[worker].ready.remote()] = (worker, died_at)
+            self._recoveries.replace_worker(run, run.training.index(answer))
         else:
             wait_for(answer)
-
-    def _see_to_replaced_workers(self, run: OnlineRun) -> None:
-        """Note those that are up by now."""
-        if not self._replaced:
-            return
-        up, _ = ray.wait([*self._replaced], num_returns=len(self._replaced), timeout=0)
-        for answer in up:
-            worker, died_at = self._replaced.pop(answer)
-            self._note_recovery("available", f"worker {worker}", run.store.look()[0]["applied"], died_at)
-
-    def _see_to_lost_shards(self, run: OnlineRun) -> None:
-        """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
-        looks = run.store.look()
-        for shard, look in enumerate(looks):
-            if look["made_again_at"] > self._made_again_at.get(shard, 0):
-                self._made_again_at[shard] = look["made_again_at"]
-                run.expect_workers(shard)
-                self._note_recovery("available", f"shard {shard}", look["applied"], self._looked_at)
-            made = (shard, look["made_again_at"])
-            newly_lost = look["lost"] - self._lost.get(made, 0)
-            if newly_lost:
-                self._lost[made] = look["lost"]
-                self._metrics.lost_steps(newly_lost)
-        self._looked_at = time.monotonic()
-
-    def _check_hope(self, error: ActorDied) -> None:
-        if len(self.recoveries) >= self._settings.recovery.max_recoveries:
-            kept = self._checkpoints.names()[-1:]
-            raise ServiceError(
-                f"{error}; {len(self.recoveries)} recoveries are enough (recovery.max_recoveries); go on from "
-                f"{kept[0] if kept else 'the beginning'} with resume={self._settings.folder}"
-            ) from error
 
     def _last_checkpoint(self, run: OnlineRun, start: Start, error: ActorDied) -> Start:
         """Where to go on; what died before there was a checkpoint begins again where it began."""
@@ -275,11 +231,6 @@ class Watch:
         if not run.is_described:
             return start
         return replace(start, published=published_versions(self._redis_url, self._settings.layout))
-
-    def _note_recovery(self, mode: str, what: str, step: int, died_at: float) -> None:
-        recovery = Recovery(mode, what, step, time.monotonic() - died_at)
-        self.recoveries.append(recovery)
-        self._metrics.recovered(recovery.seconds)
 
     def _with_what_is_kept(self, run: OnlineRun, saver: Saver, error: Exception) -> Exception:
         """Save what can be, and say in the error where it is; a run that has not begun has nothing new to save."""

@@ -1,0 +1,93 @@
+"""What has died in a run: how often that may be, what replaces it in ``available`` recovery, and what is told of it."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from recsys.errors import ServiceError
+from recsys.runtime.actors import ActorDied
+from recsys.runtime.metrics import RunMetrics
+from recsys.runtime.run import OnlineRun
+from recsys.runtime.settings import OnlineSettings
+from recsys.training.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Something died, and what became of it."""
+
+    mode: str  # exact, or available
+    what: str
+    step: int  # that training goes on from
+    seconds: float  # until it did
+
+
+class Recoveries:
+    """Those of one job, over all that it begins anew. ``noted`` are the ones that came to their end."""
+
+    def __init__(self, settings: OnlineSettings, checkpoints: Checkpoints) -> None:
+        self.noted: list[Recovery] = []
+        self._settings, self._checkpoints = settings, checkpoints
+        self._metrics = RunMetrics()
+        self._made_again_at: dict[int, int] = {}  # by shard
+        self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
+        self._looked_at = time.monotonic()
+        self._replaced: dict[Any, tuple[int, float]] = {}  # by answer of who comes: which worker, and when it died
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps that single shards have lost, where they alone went back to a checkpoint."""
+        return sum(self._lost.values())
+
+    def note(self, mode: str, what: str, step: int, died_at: float) -> None:
+        """Something is back, and training goes on from a step."""
+        recovery = Recovery(mode, what, step, time.monotonic() - died_at)
+        self.noted.append(recovery)
+        self._metrics.recovered(recovery.seconds)
+
+    def all_go_back(self, error: ActorDied) -> None:
+        """Everything begins anew, who was on the way too; ServiceError where that was often enough."""
+        self._replaced.clear()
+        self._check_hope(error)
+
+    def replace_worker(self, run: OnlineRun, worker: int) -> None:
+        """Put another in the place of a worker that has died; ServiceError where that was often enough."""
+        died_at = time.monotonic()
+        self._check_hope(ActorDied(f"worker {worker} died"))
+        run.replace_worker(worker)
+        self._replaced[run.workers[worker].ready.remote()] = (worker, died_at)
+
+    def see_to_replaced_workers(self, run: OnlineRun) -> None:
+        """Note those that are up by now."""
+        if not self._replaced:
+            return
+        up, _ = ray.wait([*self._replaced], num_returns=len(self._replaced), timeout=0)
+        for answer in up:
+            worker, died_at = self._replaced.pop(answer)
+            self.note("available", f"worker {worker}", run.store.look()[0]["applied"], died_at)
+
+    def see_to_lost_shards(self, run: OnlineRun) -> None:
+        """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
+        for shard, look in enumerate(run.store.look()):
+            if look["made_again_at"] > self._made_again_at.get(shard, 0):
+                self._made_again_at[shard] = look["made_again_at"]
+                run.expect_workers(shard)
+                self.note("available", f"shard {shard}", look["applied"], self._looked_at)
+            self._count_lost((shard, look["made_again_at"]), look["lost"])
+        self._looked_at = time.monotonic()
+
+    def _count_lost(self, made: tuple[int, int], lost: int) -> None:
+        newly_lost = lost - self._lost.get(made, 0)
+        if newly_lost:
+            self._lost[made] = lost
+            self._metrics.lost_steps(newly_lost)
+
+    def _check_hope(self, error: ActorDied) -> None:
+        if len(self.noted) + len(self._replaced) >= self._settings.recovery.max_recoveries:
+            kept = self._checkpoints.names()[-1:]
+            raise ServiceError(
+                f"{error}; {len(self.noted)} recoveries are enough (recovery.max_recoveries); go on from "
+                f"{kept[0] if kept else 'the beginning'} with resume={self._settings.folder}"
+            ) from error

@@ -122,4 +122,4 @@ format: install ## let ruff rewrite the code
 requirements: ## compile the pinned requirements from pyproject.toml
 	test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra train pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra train --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra train --extra tune --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt

@@ -48,7 +48,11 @@ def main() -> int:
         told(f"wrote {write_page(said.folder, lines)}")
         return 0
 
-    return or_error(act)
+    try:
+        return or_error(act)
+    except KeyboardInterrupt as interrupt:
+        told("stopped; the same command goes on")
+        return 128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def planned(lines: Sequence[dict[str, Any]], models: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int]]:

@@ -25,6 +25,7 @@ from jobs.serve import ServeSettings
 from jobs.session import SessionSettings
 from jobs.session_online import SessionOnlineSettings
 from jobs.submit import SubmitSettings
+from jobs.tune import TuneSettings
 from recsys.batches.join import JoinConfig
 from recsys.errors import ConfigError
 from recsys.fields import build
@@ -72,6 +73,7 @@ SETTINGS = {
     "session_online": SessionOnlineSettings,
     "submit": SubmitSettings,
     "train": TrainConfig,
+    "tune": TuneSettings,
 }
 
 

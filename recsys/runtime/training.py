@@ -5,6 +5,7 @@ A run leaves figures and checkpoints in its folder, and goes on from there where
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from recsys.runtime.shards import RayShard
 
 OnStep = Callable[[int, int | None], None]  # (step, of how many)
+OnValidated = Callable[[Course], None]
 
 
 def train(
@@ -47,10 +49,16 @@ def train(
     folder: Path,
     console: Console,
     on_step: OnStep = lambda step, steps: None,
+    on_validated: OnValidated = lambda course: None,
 ) -> None:
-    """Train what the blueprint describes, through its table's stages where it has some; ``on_step`` hears each step."""
-    run = run_in_stages if stages_of(blueprint.table) else run_in_epochs
-    run(settings, blueprint, parts, folder, console, on_step)
+    """Train what the blueprint describes, through its table's stages where it has some.
+
+    ``on_step`` hears each step, and ``on_validated`` each validation of a run without stages.
+    """
+    if stages_of(blueprint.table):
+        run_in_stages(settings, blueprint, parts, folder, console, on_step)
+    else:
+        run_in_epochs(settings, blueprint, parts, folder, console, on_step, on_validated=on_validated)
 
 
 @contextmanager
@@ -139,6 +147,7 @@ def run_in_epochs(
     console: Console,
     on_step: OnStep,
     start: Snapshot | None = None,
+    on_validated: OnValidated = lambda course: None,
     *,
     keeps_best: bool = True,
 ) -> None:
@@ -166,6 +175,7 @@ def run_in_epochs(
             on_step=step,
             say=console.print,
             figures=lambda: {**kept_share(trainer.recommender, store), **alive_share(trainer.recommender, store)},
+            on_validated=on_validated,
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)
@@ -234,6 +244,9 @@ def _stopping(keeper: Keeper) -> Iterator[list[int]]:
         numbers.append(number)
         keeper.stop()
 
+    if threading.current_thread() is not threading.main_thread():  # signals are another's
+        yield numbers
+        return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield numbers

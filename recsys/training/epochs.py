@@ -16,7 +16,7 @@ from recsys.training.trainer import Learner
 
 Count = Annotated[int, AtLeast(1)]
 _LEAST_GAIN = 1e-6  # a smaller one is none (FuxiCTR's)
-_RISES = {"auc": 1, "gauc": 1, "logloss": -1, "normalized_entropy": -1}
+RISES = {"auc": 1, "gauc": 1, "logloss": -1, "normalized_entropy": -1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _validate(course: Course, trainer: Learner, valid: Examples, how: Fitting, w
     about = {"epoch": course.epoch, "step": course.num_steps, "train_loss": course.loss_sum / course.loss_examples}
     course.history.append({**about, **found})
     course.loss_sum, course.loss_examples = 0.0, 0
-    gain = math.inf if course.best is None else _RISES[how.monitor] * (value - course.best)
+    gain = math.inf if course.best is None else RISES[how.monitor] * (value - course.best)
     is_best = gain > _LEAST_GAIN
     if is_best:
         course.best, course.best_at, course.worse = value, len(course.history) - 1, 0

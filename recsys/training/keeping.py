@@ -32,6 +32,7 @@ class Keeper:
     """The Watcher of ``epochs.fit`` that writes to a folder. ``about`` and ``features`` are those of a checkpoint.
 
     ``on_step`` is told (step, steps), ``say`` a line for each validation; ``figures`` are more of each validation.
+    ``on_validated`` is called after it, when all of it is kept.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class Keeper:
         on_step: Callable[[int, int], None],
         say: Callable[[str], None],
         figures: Callable[[], Mapping[str, float]] = dict,
+        on_validated: Callable[[Course], None] = lambda course: None,
     ) -> None:
         self._folder, self._trainer, self._monitor = folder, trainer, monitor
         self._about, self._features = about, features
         self._on_step, self._say, self._figures = on_step, say, figures
+        self._on_validated = on_validated
+        self._is_judged = False  # since the last checkpoint
         self._events = EventFile(folder / "tensorboard")
         self._stops = False
         self._course = Course()  # as it was last heard of
@@ -71,7 +75,7 @@ class Keeper:
 
     def validated(self, course: Course, is_best: bool) -> None:
         """See Watcher."""
-        more = self._figures()
+        more, self._is_judged = self._figures(), True
         self._course, found = course, course.history[-1]
         found.update(more)
         self._events.add(
@@ -88,6 +92,9 @@ class Keeper:
     def checkpoint(self, course: Course) -> None:
         """See Watcher."""
         self._save(self._folder / "checkpoints", course, keep=2)
+        if self._is_judged:
+            self._is_judged = False
+            self._on_validated(course)
 
     # --- at the end
 

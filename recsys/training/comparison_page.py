@@ -64,12 +64,18 @@ def _section(lines: Sequence[Line], plot: Path) -> str:
     """What is compared with each other; its plot is drawn."""
     data, model, told = lines[0].section
     points = points_of(lines)
-    heading = f"## {data}, {model}\n\nAll told `{told}`." if told else f"## {data}, {model}\n"
-    shown = [heading + _told_besides(lines) + "\n"]
+    told_all = f" All told `{told}`." if told else ""
+    shown = [f"## {data}, {model}\n", _cost(lines) + told_all + _told_besides(lines) + "\n"]
     if points:
         _draw(plot, points)
         shown += [f"![{_measures(points)[0]} against bytes served]({plot.name})\n", _table(points)]
     return "\n".join([*shown, *_gap_table(gaps(points, SHARED, APART)), *_failures(lines)])
+
+
+def _cost(lines: Sequence[Line]) -> str:
+    """How many runs there are, and what they took."""
+    seconds = [line.cpu_seconds for line in lines if line.cpu_seconds is not None and line.error is None]
+    return f"{len(seconds)} runs, {sum(seconds) / 3600:.2f} h of one core."
 
 
 def _told_besides(lines: Sequence[Line]) -> str:

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from recsys.training.comparison import Gap, Line, Point, gaps, newest, pareto_front, points_of
 
@@ -192,7 +193,10 @@ def _draw(path: Path, points: Sequence[Point]) -> None:
             _draw_table(axes, table, found, style)
         _draw_front(axes, pareto_front(points))
         axes.set_xscale("log")
-        axes.set_xlabel("bytes served (logarithmic)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.8g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("kB served (logarithmic)")
         axes.set_ylabel(_measures(points)[0])
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -201,12 +205,12 @@ def _draw(path: Path, points: Sequence[Point]) -> None:
 
 def _draw_table(axes: Axes, table: str, points: Sequence[Point], style: dict[str, object]) -> None:
     """Means joined by a line, from the lowest to the highest seed a bar; across, the quality of full tables."""
-    bytes_P = [point.mean("serving_bytes") for point in points]
+    kilobytes_P = [point.mean("serving_bytes") / 1000 for point in points]
     quality_P = np.array([point.mean("quality") for point in points])
     below_P = quality_P - [min(point.values("quality")) for point in points]
     above_P = np.array([max(point.values("quality")) for point in points]) - quality_P
     axes.errorbar(
-        bytes_P, quality_P, yerr=[below_P, above_P], label=table, linewidth=1, markersize=4, **style  # type: ignore[arg-type]
+        kilobytes_P, quality_P, yerr=[below_P, above_P], label=table, linewidth=1, markersize=4, **style  # type: ignore[arg-type]
     )  # fmt: skip
     if table == "full":
         axes.axhline(float(quality_P[0]), color=style["color"], linewidth=0.8, linestyle=":")
@@ -214,8 +218,10 @@ def _draw_table(axes: Axes, table: str, points: Sequence[Point], style: dict[str
 
 def _draw_front(axes: Axes, front: Sequence[Point]) -> None:
     """Steps: the best that there is in so many bytes; each of its points has its name."""
-    bytes_P = [point.mean("serving_bytes") for point in front]
-    axes.step(bytes_P, [p.mean("quality") for p in front], where="post", color="black", linewidth=1.5, label="front")
+    kilobytes_P = [point.mean("serving_bytes") / 1000 for point in front]
+    axes.step(
+        kilobytes_P, [p.mean("quality") for p in front], where="post", color="black", linewidth=1.5, label="front"
+    )
     for point in front:
-        place = (point.mean("serving_bytes"), point.mean("quality"))
+        place = (point.mean("serving_bytes") / 1000, point.mean("quality"))
         axes.annotate(point.name, place, xytext=(-3, 5), textcoords="offset points", ha="right", fontsize=7)

@@ -116,10 +116,10 @@ def asked_of(settings: CompareSettings, seeds: Iterable[int]) -> Iterator[Asked]
 
 
 def kinds() -> list[str]:
-    """Every kind of table that can be told a size: those that stages leave have that of their map."""
+    """Every kind of table that can be told a size: those that stages leave have that of their map of ids."""
     from recsys.tables import ID_MAPS, TABLES
 
-    return [kind for kind in TABLES if kind not in ID_MAPS]
+    return [kind for kind, (table, _) in TABLES.items() if table.stages or kind not in ID_MAPS]
 
 
 def _of_front(settings: CompareSettings, lines: "Iterable[Line]") -> Iterator[Asked]:

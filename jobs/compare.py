@@ -1,4 +1,4 @@
-"""Compare tables at equal bytes, each a run of jobs.train: ``python -m jobs.compare data=frappe seeds=[0,1]``."""
+"""Compare tables at equal bytes, a run of jobs.train or jobs.retrieve each: ``python -m jobs.compare data=frappe``."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job, shown
 from jobs.sections import Text
+from recsys.datasets.interaction_files import InteractionFiles
 from recsys.features.declarations import DataSet
 from recsys.fields import AtLeast, NotEmpty, build
 
@@ -28,20 +29,36 @@ class RayAddress:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """What is compared. ``tables`` are names of conf/table with overrides after them; None: of every kind."""
+    """What is compared. ``tables`` are names of conf/table with overrides after them; None: of every kind.
+
+    Where there are ``retrievers``, these are compared, over ``interactions``, and not ``models`` over ``data``.
+    """
 
     data: DataSet
+    interactions: InteractionFiles
     models: Annotated[tuple[Text, ...], NotEmpty()]
+    retrievers: tuple[Text, ...]
     tables: Annotated[tuple[Text, ...], NotEmpty()] | None
     compressions: Annotated[tuple[Compression, ...], NotEmpty()]
     seeds: Annotated[tuple[Seed, ...], NotEmpty()]
     front_seeds: tuple[Seed, ...]
     train: tuple[Text, ...]
+    retrieve: tuple[Text, ...]
     overrides: Mapping[str, tuple[Text, ...]]
     parallel: Annotated[int, AtLeast(1)]
     ray: RayAddress
     folder: Path
     results: Path
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What all runs are told."""
+        return self.retrieve if self.retrievers else self.train
+
+    @property
+    def data_name(self) -> str:
+        """What is learned from."""
+        return self.interactions.name if self.retrievers else self.data.name
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
     def run(asked: Iterable[Asked]) -> "list[Line]":
         return compare(
-            [_run(settings, config["data"], command, each) for each in asked],
+            [_run(settings, config, command, each) for each in asked],
             folder=settings.folder,
             results=settings.results,
             parallel=settings.parallel,
@@ -88,7 +105,7 @@ def asked_of(settings: CompareSettings, seeds: Iterable[int]) -> Iterator[Asked]
     """All runs, a seed of everything before the next, a size of all tables before the next."""
     tables = settings.tables or kinds()
     for seed in seeds:
-        for model in settings.models:
+        for model in settings.retrievers or settings.models:
             for table in tables:
                 if table.split()[0] == FULL:
                     yield Asked(model, table, None, seed)
@@ -99,10 +116,10 @@ def asked_of(settings: CompareSettings, seeds: Iterable[int]) -> Iterator[Asked]
 
 
 def kinds() -> list[str]:
-    """Every kind of table that can be told a size: those that stages leave have that of their map."""
+    """Every kind of table that can be told a size: those that stages leave have that of their map of ids."""
     from recsys.tables import ID_MAPS, TABLES
 
-    return [kind for kind in TABLES if kind not in ID_MAPS]
+    return [kind for kind, (table, _) in TABLES.items() if table.stages or kind not in ID_MAPS]
 
 
 def _of_front(settings: CompareSettings, lines: "Iterable[Line]") -> Iterator[Asked]:
@@ -110,8 +127,8 @@ def _of_front(settings: CompareSettings, lines: "Iterable[Line]") -> Iterator[As
     from recsys.training.comparison import pareto_front, points_of
 
     asked = {(each.model, each.table, each.compression) for each in asked_of(settings, settings.seeds)}
-    for model in settings.models:
-        section = settings.data.name, model, " ".join(settings.train)
+    for model in settings.retrievers or settings.models:
+        section = settings.data_name, model, " ".join(settings.told)
         points = points_of(
             line for line in lines if line.section == section and (model, line.table, line.compression) in asked
         )
@@ -120,22 +137,22 @@ def _of_front(settings: CompareSettings, lines: "Iterable[Line]") -> Iterator[As
                 yield Asked(model, point.table, point.compression, seed)
 
 
-def _run(settings: CompareSettings, data: Mapping[str, Any], command: str, asked: Asked) -> "Run":
-    """The run that is asked for: its configuration is what jobs.train would compose, of the ``data`` given here."""
+def _run(settings: CompareSettings, config: Mapping[str, Any], command: str, asked: Asked) -> "Run":
+    """The run that is asked for: its configuration is what its job would compose, of the data that is named here."""
     from recsys.runtime.comparing import planned
 
+    job, model, data = ("retrieve", "retriever", "interactions") if settings.retrievers else ("train", "model", "data")
     table, *own = asked.table.split()
     besides = settings.overrides.get(table, ())
-    overrides = [f"model={asked.model}", f"table={table}", f"seed={asked.seed}"]
-    overrides += [*settings.train, *besides, *own]
+    overrides = [f"{model}={asked.model}", f"table={table}", f"seed={asked.seed}", *settings.told, *besides, *own]
     if asked.compression is not None:
         overrides += [f"++table.compression={asked.compression:g}"]
     return planned(
-        {**_composed(overrides), "data": data},
+        {**_composed(job, overrides), data: config[data]},
         command=command,
-        data=settings.data.name,
+        data=settings.data_name,
         model=asked.model,
-        train=" ".join(settings.train),
+        train=" ".join(settings.told),
         table=asked.table,
         overrides=" ".join(besides),
         compression=asked.compression,
@@ -143,12 +160,12 @@ def _run(settings: CompareSettings, data: Mapping[str, Any], command: str, asked
     )
 
 
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    """``conf/train.yaml`` with overrides, as plain values."""
+def _composed(job: str, overrides: list[str]) -> dict[str, Any]:
+    """``conf/<job>.yaml`` with overrides, as plain values."""
     from hydra import compose
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(compose("train", overrides), resolve=True, throw_on_missing=True)
+    plain = OmegaConf.to_container(compose(job, overrides), resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 

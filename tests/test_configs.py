@@ -19,7 +19,6 @@ from jobs.prepare import PrepareSettings
 from jobs.publish import PublishSettings
 from jobs.rank import RankSettings
 from jobs.replay import ReplaySettings
-from jobs.retrieve import RetrieveSettings
 from jobs.scale import ScaleSettings
 from jobs.serve import ServeSettings
 from jobs.session import SessionSettings
@@ -32,6 +31,7 @@ from recsys.fields import build
 from recsys.models import MODELS
 from recsys.models.retrieval import RETRIEVERS
 from recsys.models.sessions import LEARNED, SIMPLE
+from recsys.runtime.retrieving import RetrieveSettings
 from recsys.runtime.sections import TrainConfig
 from recsys.runtime.settings import build_blueprint, build_layout, build_settings
 from recsys.tables import TABLES

@@ -1,6 +1,7 @@
-"""Runs of jobs.train side by side: each trained in the very same way, then measured; one that fails is a line too.
+"""Runs of jobs.train, or of jobs.retrieve, side by side: trained in the very same way, then measured.
 
-What a run is told, and what it learns from, is its key: a run whose line is there is not run again.
+What a run is told, and what it learns from, is its key: a run whose line is there is not run again. One that fails is a
+line too, and is tried again.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +19,47 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from recsys.errors import ConfigError, DataError, RecsysError
-from recsys.fields import build
-from recsys.models.recommender import Blueprint, Recommender
-from recsys.rows.store import RowStore
-from recsys.runtime.own_map import full_recommender, served_bytes, wants_map, with_own_map
-from recsys.runtime.parts import parts_of
-from recsys.runtime.sections import TrainConfig
-from recsys.runtime.settings import build_blueprint
-from recsys.runtime.training import train
-from recsys.tabular.prepared import open_examples
+from recsys.datasets.interaction_files import data_folder
+from recsys.errors import DataError, RecsysError
+from recsys.runtime.measuring import measured
 from recsys.training.comparison import Line, add_line, read_lines
 from recsys.training.report import format_value
-from recsys.training.stage import trained
 
-IDS_A_LOOKUP = 1000
-_LOOKUPS, _TURNS = 10, 5  # the best turn counts
 _MANIFESTS = ("examples.json", "manifest.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run to be: ``line`` says what it is, ``config`` is jobs.train's, composed and resolved."""
+    """A run to be: ``line`` says what it is, ``config`` is jobs.train's or jobs.retrieve's, composed and resolved."""
 
     line: Line
     config: Mapping[str, Any]
 
 
 def planned(config: Mapping[str, Any], **told: Any) -> Run:
-    """The run of a configuration, ``told`` being the fields of its line; DataError where its data is not prepared."""
-    said = {"config": config, "data": _data_digest(Path(config["data"]["folder"]), config["data"]["name"])}
+    """The run of a configuration, ``told`` being the fields of its line; DataError where its data is not there."""
+    said = {"config": config, "data": _data_digest(config)}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     return Run(line=Line(key=key, **told), config=config)
 
 
-def _data_digest(folder: Path, name: str) -> str:
-    """What tells one prepared folder from another."""
-    for manifest in _MANIFESTS:
-        if (folder / manifest).is_file():
-            return hashlib.sha256((folder / manifest).read_bytes()).hexdigest()
-    raise DataError(f"{folder} holds no prepared data set; run: python -m jobs.prepare data={name}")
+def _data_digest(config: Mapping[str, Any]) -> str:
+    """What tells one data set from another: its manifest; of published files, they themselves."""
+    of = config["data"] if "interactions" not in config else config["interactions"]
+    folder = Path(of["folder"])
+    if of.get("train") is not None:
+        folder = (data_folder() or Path()) / folder
+        paths = [folder / of[part] for part in ("train", "valid", "test") if of[part] is not None]
+    else:
+        paths = [folder / manifest for manifest in _MANIFESTS] + sorted(folder.glob("hour=*/*.parquet"))
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        remedy = "mend RECSYS_DATA" if of.get("train") is not None else f"run: python -m jobs.prepare data={of['name']}"
+        raise DataError(f"{folder} holds no data set {of['name']!r}; {remedy}")
+    digest = hashlib.sha256()
+    for path in found:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def compare(
@@ -97,7 +99,10 @@ def _foreseen(left: Sequence[Run], lines: Sequence[Line]) -> str:
 
 def _told(line: Line) -> str:
     asked = "" if line.compression is None else f" {line.compression:g}×"
-    found = f"AUC {line.auc:.4f}, {line.serving_bytes:,} bytes, {line.cpu_seconds:.0f} s" if line.auc else line.error
+    found = line.error
+    if line.quality is not None:
+        measure = "AUC" if line.recall is None else "recall@20"
+        found = f"{measure} {line.quality:.4f}, {line.serving_bytes:,} bytes, {line.cpu_seconds:.0f} s"
     return f"{line.model} {line.table}{asked} seed {line.seed}: {found}"
 
 
@@ -147,7 +152,7 @@ def run_one(run: Run, folder: Path) -> Line:
     folder.mkdir(parents=True)
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         try:
-            return _measured(run, folder, Console(file=log, width=120))
+            return measured(run.line, run.config, folder, Console(file=log, width=120))
         except RecsysError as error:
             return replace(run.line, error=str(error))
         except Exception as error:
@@ -156,110 +161,3 @@ def run_one(run: Run, folder: Path) -> Line:
         finally:
             for left in (*folder.rglob("checkpoints"), *folder.rglob("best"), folder / "events"):
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _measured(run: Run, folder: Path, console: Console) -> Line:
-    """The line of a run that is trained here."""
-    settings = build(TrainConfig, run.config, "")
-    if settings.is_in_order:
-        raise ConfigError("runs are compared by their test part, which what is learned as it was recorded has not")
-    prepared = None if settings.data.examples is None else open_examples(settings.data)
-    blueprint = _blueprint(run, settings, None if prepared is None else prepared.features)
-    (folder / "told.json").write_text(json.dumps(run.config, indent=2) + "\n", encoding="utf-8")
-    parts, pace, begun = parts_of(settings, prepared, folder, console), Pace(), time.process_time()
-    train(settings, blueprint, parts, folder, console, pace)
-    cpu_seconds = time.process_time() - begun
-    recommender, store = trained(folder)
-    return replace(
-        run.line,
-        kind=recommender.blueprint.table["kind"],
-        **_quality(folder),
-        **_bytes(folder, recommender, store),
-        full_bytes=served_bytes(full_recommender(blueprint)),
-        examples_per_second=settings.batch.max_examples / pace.step_seconds,
-        lookup_us=lookup_us(recommender, store, settings.seed),
-        cpu_seconds=cpu_seconds,
-    )
-
-
-def _blueprint(run: Run, settings: TrainConfig, features: Any) -> Blueprint:
-    """The blueprint, with a map made for it where its kind wants one and a size is asked for."""
-    table = run.config["table"]
-    if run.line.compression is None or not wants_map(table) or Path(str(table.get("map"))).is_file():
-        return build_blueprint(run.config, features)
-    full = {**run.config, "table": {"kind": "full", "embedding_dim": table["embedding_dim"]}}
-    wanted = replace(build_blueprint(full, features), table=table)
-    return with_own_map(wanted, settings.data, run.line.compression)
-
-
-# --- what it found
-
-
-@dataclass
-class Pace:
-    """How long steps take, in CPU time: told of each. Between two may lie a validation, which the median leaves out."""
-
-    seconds: list[float] = field(default_factory=list)
-    last: float | None = None
-
-    def __call__(self, step: int, steps: int | None) -> None:
-        """A step has ended."""
-        now = time.process_time()
-        if self.last is not None and step > 1:
-            self.seconds.append(now - self.last)
-        self.last = now
-
-    @property
-    def step_seconds(self) -> float:
-        """Of the median step; nan where there was one alone."""
-        return float(np.median(self.seconds)) if self.seconds else float("nan")
-
-
-def _quality(folder: Path) -> dict[str, Any]:
-    """What the best weights are worth on test, and which epoch had them."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {
-        "auc": summary["test"]["auc"],
-        "logloss": summary["test"]["logloss"],
-        "best_epoch": summary["valid"][summary["best_at"]]["epoch"],
-    }
-
-
-def _bytes(folder: Path, recommender: Recommender, store: RowStore) -> dict[str, Any]:
-    """What tables take: served as they are at the end, trained as they were at their most."""
-    stages = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("summary.json")]
-    of_stages = [stage["tables"].values() for stage in stages]
-    return {
-        "train_bytes": max(sum(table["training_bytes"] for table in tables) for tables in of_stages),
-        "optimizer_bytes": max(sum(table["optimizer_bytes"] for table in tables) for tables in of_stages),
-        "serving_bytes": served_bytes(recommender, store.num_rows()),
-        "map_bytes": sum(table.map_bytes("serving") for table in recommender.embeddings.tables.values()),
-    }
-
-
-@torch.no_grad()
-def lookup_us(recommender: Recommender, store: RowStore, seed: int) -> float | None:
-    """Microseconds of CPU for the vectors of 1,000 ids of the largest vocabulary, rows in this process.
-
-    The best of some turns; None where no size is declared, or the table knows no id any more.
-    """
-    sized = [feature for feature in recommender.features if feature.kind != "number" and feature.size]
-    if not sized:
-        return None
-    feature = max(sized, key=lambda feature: feature.size or 0)
-    name = recommender.table_of(feature.name)
-    ids_N = np.arange(feature.size or 0)
-    known_N = recommender.embeddings.tables[name].known(feature.name, torch.from_numpy(ids_N))
-    if known_N is not None:
-        ids_N = ids_N[known_N.numpy()]
-    if not len(ids_N):
-        return None
-    asked_N = np.random.default_rng(seed).choice(ids_N, IDS_A_LOOKUP)
-    recommender.load_dense(store.pull(recommender.dense_keys))
-    turns = []
-    for _ in range(_TURNS):
-        begun = time.process_time()
-        for _ in range(_LOOKUPS):
-            recommender.embeddings.embed(name, feature.name, asked_N, store)
-        turns.append((time.process_time() - begun) / _LOOKUPS)
-    return 1e6 * min(turns)

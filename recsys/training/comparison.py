@@ -23,9 +23,10 @@ _COUNTS = ("seed", "train_bytes", "optimizer_bytes", "serving_bytes", "map_bytes
 class Line:
     """One run: what it was told, how good it is, what it takes.
 
-    ``table`` is as it was asked for, ``kind`` what is served (stages leave another than they train). Bytes are of
-    tables: ``train_bytes`` in training at their most, ``serving_bytes`` with ``map_bytes``, ``full_bytes`` full.
-    ``examples_per_second`` is of CPU time, at the median step; ``lookup_us`` of 1,000 ids, rows in the same process.
+    ``auc`` and ``logloss`` are of jobs.train's models, ``recall`` and ``ndcg`` of jobs.retrieve's, at 20; of the test
+    part. ``table`` is as it was asked for, ``kind`` what is served: stages leave another than they train. Bytes are
+    of tables: ``train_bytes`` in training at their most, ``serving_bytes`` with ``map_bytes``, ``full_bytes`` full.
+    ``examples_per_second`` is of CPU time, ``lookup_us`` of 1,000 ids, rows in the same process.
     """
 
     key: str
@@ -40,6 +41,8 @@ class Line:
     kind: str | None = None
     auc: float | None = None
     logloss: float | None = None
+    recall: float | None = None
+    ndcg: float | None = None
     best_epoch: float | None = None
     examples_per_second: float | None = None
     train_bytes: int | None = None
@@ -50,6 +53,11 @@ class Line:
     lookup_us: float | None = None
     cpu_seconds: float | None = None
     error: str | None = None
+
+    @property
+    def quality(self) -> float | None:
+        """What is the better, the more: AUC, or recall."""
+        return self.auc if self.recall is None else self.recall
 
     @property
     def section(self) -> tuple[str, str, str]:
@@ -130,8 +138,8 @@ def points_of(lines: Iterable[Line]) -> list[Point]:
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Those that no other is as small and better than, or as good and smaller, by means; the smallest first."""
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.mean("serving_bytes"), -point.mean("auc"))):
-        if not front or point.mean("auc") > front[-1].mean("auc"):
+    for point in sorted(points, key=lambda point: (point.mean("serving_bytes"), -point.mean("quality"))):
+        if not front or point.mean("quality") > front[-1].mean("quality"):
             front.append(point)
     return front
 
@@ -151,9 +159,9 @@ class Gap:
 
 
 def gaps(points: Sequence[Point], better: str, worse: str) -> list[Gap]:
-    """AUC of two tables at each size that both have, the largest tables first."""
+    """Quality of two tables at each size that both have, the largest tables first."""
     sized: dict[tuple[str, Any], dict[int, float]] = {
-        (point.table, point.compression): {run.seed: run.auc for run in point.runs if run.auc is not None}
+        (point.table, point.compression): {run.seed: run.quality for run in point.runs if run.quality is not None}
         for point in points
     }
     found = []

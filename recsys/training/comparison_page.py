@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from recsys.training.comparison import Gap, Line, Point, gaps, newest, pareto_front, points_of
 
@@ -15,8 +16,8 @@ _COLUMNS = {
     "table": "",
     "asked": "r",
     "seeds": "r",
-    "test AUC": "r",
-    "logloss": "r",
+    "{quality}": "r",
+    "{other}": "r",
     "served, kB": "r",
     "of it maps": "r",
     "times smaller": "r",
@@ -39,9 +40,9 @@ a run of `jobs.train` each, a line each in [`{results}`]({results}); it goes on 
 *Asked* is how many times smaller than full tables of float32 they were asked to be, first-order companions counted;
 *served* is what they take in Redis' row formats with everything but its names and pointers, *trained* what they take in
 training without the optimizer's state, at their most. Examples a second are of CPU time, training alone, at the median
-step; a lookup is of 1,000 ids of the largest vocabulary, rows in the same process. AUC is of the test part, by the
-epoch that validated best: means over the seeds, the lowest and the highest in brackets. In bold is the front: what
-nothing else is better and smaller than.
+step; a lookup is of 1,000 ids of the largest vocabulary, rows in the same process. AUC, or recall of items, is of the
+test part, by the epoch that validated best: means over the seeds, the lowest and the highest in brackets. In bold is
+the front: what nothing else is better and smaller than.
 """
 
 
@@ -64,12 +65,18 @@ def _section(lines: Sequence[Line], plot: Path) -> str:
     """What is compared with each other; its plot is drawn."""
     data, model, told = lines[0].section
     points = points_of(lines)
-    heading = f"## {data}, {model}\n\nAll told `{told}`." if told else f"## {data}, {model}\n"
-    shown = [heading + _told_besides(lines) + "\n"]
+    told_all = f" All told `{told}`." if told else ""
+    shown = [f"## {data}, {model}\n", _cost(lines) + told_all + _told_besides(lines) + "\n"]
     if points:
         _draw(plot, points)
-        shown += [f"![test AUC against bytes served]({plot.name})\n", _table(points)]
+        shown += [f"![{_measures(points)[0]} against bytes served]({plot.name})\n", _table(points)]
     return "\n".join([*shown, *_gap_table(gaps(points, SHARED, APART)), *_failures(lines)])
+
+
+def _cost(lines: Sequence[Line]) -> str:
+    """How many runs there are, and what they took."""
+    seconds = [line.cpu_seconds for line in lines if line.cpu_seconds is not None and line.error is None]
+    return f"{len(seconds)} runs, {sum(seconds) / 3600:.2f} h of one core."
 
 
 def _told_besides(lines: Sequence[Line]) -> str:
@@ -80,15 +87,21 @@ def _told_besides(lines: Sequence[Line]) -> str:
 
 def _table(points: Sequence[Point]) -> str:
     """A row a point, the best first."""
+    quality, other = _measures(points)
     front = set(map(id, pareto_front(points)))
     rows = [
-        f"| {' | '.join(_COLUMNS)} |",
+        f"| {' | '.join(_COLUMNS)} |".format(quality=quality, other=other),
         "|" + "|".join("---:" if side else "---" for side in _COLUMNS.values()) + "|",
     ]
-    for point in sorted(points, key=lambda point: -point.mean("auc")):
+    for point in sorted(points, key=lambda point: -point.mean("quality")):
         name = f"**`{point.table}`**" if id(point) in front else f"`{point.table}`"
         rows.append(f"| {' | '.join([name, *_cells(point)])} |")
     return "\n".join(rows) + "\n"
+
+
+def _measures(points: Sequence[Point]) -> tuple[str, str]:
+    """What quality is in a section, and what is shown beside it."""
+    return ("test AUC", "logloss") if points[0].runs[0].recall is None else ("test recall@20", "ndcg@20")
 
 
 def _cells(point: Point) -> list[str]:
@@ -96,8 +109,8 @@ def _cells(point: Point) -> list[str]:
     return [
         "" if point.compression is None else f"{point.compression:g}×",
         str(len(point.runs)),
-        _spread(point.values("auc")),
-        _number(point.mean("logloss"), 4),
+        _spread(point.values("quality")),
+        _number(point.mean("logloss" if point.runs[0].recall is None else "ndcg"), 4),
         _number(point.mean("serving_bytes") / 1000, 1),
         _number(point.mean("map_bytes") / 1000, 1) if point.mean("map_bytes") else "",
         _number(smaller, 1),
@@ -168,7 +181,7 @@ def _failures(lines: Iterable[Line]) -> list[str]:
 
 
 def _draw(path: Path, points: Sequence[Point]) -> None:
-    """AUC against bytes served, a line a table, the front as steps, the full table's AUC across."""
+    """Quality against bytes served, a line a table, the front as steps, the full table's quality across."""
     tables = list(dict.fromkeys(point.table for point in points))
     with matplotlib.rc_context({"svg.hashsalt": "recsys", "font.size": 9}):
         figure = Figure(figsize=(9, 5), layout="constrained")
@@ -180,30 +193,35 @@ def _draw(path: Path, points: Sequence[Point]) -> None:
             _draw_table(axes, table, found, style)
         _draw_front(axes, pareto_front(points))
         axes.set_xscale("log")
-        axes.set_xlabel("bytes served (logarithmic)")
-        axes.set_ylabel("AUC of the test part")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.8g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("kB served (logarithmic)")
+        axes.set_ylabel(_measures(points)[0])
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
 def _draw_table(axes: Axes, table: str, points: Sequence[Point], style: dict[str, object]) -> None:
-    """Means joined by a line, from the lowest to the highest seed a bar; across, the AUC of full tables."""
-    bytes_P = [point.mean("serving_bytes") for point in points]
-    aucs_P = np.array([point.mean("auc") for point in points])
-    below_P = aucs_P - [min(point.values("auc")) for point in points]
-    above_P = np.array([max(point.values("auc")) for point in points]) - aucs_P
+    """Means joined by a line, from the lowest to the highest seed a bar; across, the quality of full tables."""
+    kilobytes_P = [point.mean("serving_bytes") / 1000 for point in points]
+    quality_P = np.array([point.mean("quality") for point in points])
+    below_P = quality_P - [min(point.values("quality")) for point in points]
+    above_P = np.array([max(point.values("quality")) for point in points]) - quality_P
     axes.errorbar(
-        bytes_P, aucs_P, yerr=[below_P, above_P], label=table, linewidth=1, markersize=4, **style  # type: ignore[arg-type]
+        kilobytes_P, quality_P, yerr=[below_P, above_P], label=table, linewidth=1, markersize=4, **style  # type: ignore[arg-type]
     )  # fmt: skip
     if table == "full":
-        axes.axhline(float(aucs_P[0]), color=style["color"], linewidth=0.8, linestyle=":")
+        axes.axhline(float(quality_P[0]), color=style["color"], linewidth=0.8, linestyle=":")
 
 
 def _draw_front(axes: Axes, front: Sequence[Point]) -> None:
     """Steps: the best that there is in so many bytes; each of its points has its name."""
-    bytes_P = [point.mean("serving_bytes") for point in front]
-    axes.step(bytes_P, [p.mean("auc") for p in front], where="post", color="black", linewidth=1.5, label="front")
+    kilobytes_P = [point.mean("serving_bytes") / 1000 for point in front]
+    axes.step(
+        kilobytes_P, [p.mean("quality") for p in front], where="post", color="black", linewidth=1.5, label="front"
+    )
     for point in front:
-        place = (point.mean("serving_bytes"), point.mean("auc"))
+        place = (point.mean("serving_bytes") / 1000, point.mean("quality"))
         axes.annotate(point.name, place, xytext=(-3, 5), textcoords="offset points", ha="right", fontsize=7)

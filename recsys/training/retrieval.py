@@ -181,14 +181,17 @@ def fit_retriever(
     """Train until validation gets no better; returns the best of all epochs that were judged. Callback: (epoch, …)."""
     asked = valid_users(graphs.valid, fit.valid_users, seed)
     best: Fitted | None = None
-    best_recall, waited, history, start = -1.0, 0, [], seconds()
+    best_recall, waited, history, start, learning_seconds = -1.0, 0, [], seconds(), 0.0
     for epoch in range(1, fit.epochs + 1):
+        begun = seconds()
         loss = trainer.epoch(fit.batch_size, fit.regularisation)
+        learning_seconds += seconds() - begun
         if epoch % fit.judge_every and epoch != fit.epochs:
             continue
         users_UD, items_ID = trainer.vectors()
         found = judge(users_UD, items_ID, graphs.valid, [graphs.train], seed=seed, users=asked)
-        history.append({"epoch": float(epoch), "loss": loss, "recall": found.recall, "seconds": seconds() - start})
+        judged = {"epoch": float(epoch), "loss": loss, "recall": found.recall}
+        history.append({**judged, "seconds": seconds() - start, "learning_seconds": learning_seconds})
         on_judged(epoch, history[-1])
         if found.recall > best_recall:
             best, best_recall, waited = Fitted(epoch, users_UD, items_ID, history, trainer.rows()), found.recall, 0

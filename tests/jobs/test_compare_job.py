@@ -11,10 +11,12 @@ from composing import composed
 from test_train_examples import DATA, TRAIN, said, started
 
 from jobs.compare import Asked, CompareSettings, asked_of
+from jobs.prepare import PrepareSettings
 from recsys.errors import DataError
 from recsys.fields import build
-from recsys.runtime import comparing
+from recsys.runtime import measuring
 from recsys.runtime.comparing import Run, compare, planned
+from recsys.tabular.prepare import prepare_examples
 from recsys.training.comparison import Line, read_lines
 
 SMALL = [*TRAIN[len(DATA) :], "batch.max_examples=512"]
@@ -34,24 +36,24 @@ def run_of(table: str, compression: float | None, *overrides: str, seed: int = 0
 def compared(runs: list[Run], said: list[str] | None = None) -> list[Line]:
     """Lines of runs in this process."""
     say = (said if said is not None else []).append
-    return compare(
-        runs, folder=Path("runs"), results=Path("found.parquet"), parallel=1, ray_address=None, say=say
-    )  # fmt: skip
+    return compare(runs, folder=Path("runs"), results=Path("found.parquet"), parallel=1, ray_address=None, say=say)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a user works, with data/synthetic prepared, and one run of jobs.train."""
+    """Where a user works, with data/synthetic prepared."""
     place = tmp_path_factory.mktemp("comparing")
-    said(started(place, "prepare", *DATA))
-    said(started(place, "train", *DATA, *SMALL, "table=hash", "table.compression=4", "hydra.run.dir=alone"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        prepare_examples(
+            build(PrepareSettings, composed("prepare", *DATA), "").data, data_folder=None, on_progress=print
+        )
         yield place
 
 
 def test_runs_are_those_of_jobs_train_and_failures_are_lines(folder: Path) -> None:
     told = [*DATA, *SMALL]
+    said(started(folder, "train", *told, "table=hash", "table.compression=4", "hydra.run.dir=alone"))
     runs = [run_of(*asked, *told) for asked in (("full", None), ("hash", 4), ("int8", 50), ("graphhash", 4))]
     heard: list[str] = []
     full, hashed, refused, unmapped = compared(runs, heard)
@@ -93,7 +95,7 @@ def test_a_defect_is_a_line_too_and_leaves_its_traceback(folder: Path, monkeypat
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("it broke")
 
-    monkeypatch.setattr(comparing, "train", broken)
+    monkeypatch.setattr(measuring, "train", broken)
     run = run_of("unified", 3, *DATA, *SMALL)
     line = next(line for line in compared([run]) if line.key == run.line.key)
     assert line == replace(run.line, error="ZeroDivisionError: it broke")
@@ -106,6 +108,34 @@ def test_a_map_is_made_of_the_size_that_is_asked_for(films: Path, folder: Path) 
     line = next(line for line in compared([run]) if line.key == run.line.key)
     assert line.error is None and line.kind == "graphhash" and (line.map_bytes or 0) > 0
     assert 0.7 * (line.full_bytes or 0) / 1.5 < (line.serving_bytes or 0) <= (line.full_bytes or 0) / 1.5
+
+
+def test_retrieval_is_compared_by_recall(films: Path, folder: Path) -> None:
+    def retrieval(table: str, compression: float | None) -> Run:
+        told = [
+            f"table={table}",
+            "table.embedding_dim=8",
+            "interactions=prepared",
+            "fit.epochs=2",
+            "fit.batch_size=256",
+        ]
+        told += [] if compression is None else [f"++table.compression={compression}"]
+        config = composed("retrieve", *told, f"interactions.folder={films}")
+        fields = {"data": "ml100k", "model": "mf", "table": table, "compression": compression, "seed": 0}
+        return planned(config, command="", train="", overrides="", **fields)
+
+    asked = [retrieval(*table) for table in (("full", None), ("hash", 2), ("graphhash", 2), ("optembed", None))]
+    heard: list[str] = []
+    lines = {line.key: line for line in compared(asked, heard)}
+    full, hashed, mapped, refused = (lines[run.line.key] for run in asked)
+    summary = json.loads((folder / "runs" / full.key / "summary.json").read_text())
+    assert (full.recall, full.ndcg) == (summary["test"]["recall"], summary["test"]["ndcg"]) and full.auc is None
+    assert full.quality == full.recall and full.serving_bytes == full.full_bytes == 4 * 8 * 102  # ids 0 … 40, 0 … 60
+    assert full.full_bytes / 2.2 < (hashed.serving_bytes or 0) <= full.full_bytes / 2
+    assert full.full_bytes / 3 < (mapped.serving_bytes or 0) <= full.full_bytes / 2 and (mapped.map_bytes or 0) > 0
+    assert all(line.examples_per_second and line.lookup_us for line in (full, hashed, mapped))
+    assert "table.kind=optembed has" in (refused.error or "")
+    assert heard[1].startswith("1 of 4: mf full seed 0: recall@20 0.")
 
 
 def test_data_that_is_not_prepared_is_told_at_once(tmp_path: Path) -> None:

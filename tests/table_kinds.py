@@ -66,6 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mgqe": {"num_subspaces": 2, "num_centroids": 16, "map": FREQUENT},
     "codes": {"map": CODES},
     "cce": {"num_clusters": 16, "num_chunks": 2, "map": CODES, "round": 1},
+    "dedup": {"block_rows": 4, "num_blocks": 6},
 }
 # those that take none but 0 … num_embeddings − 1
-OF_KNOWN_IDS = ("full", "mde", "int8", "int16", "alpt", "optembed", "pruned", "dpq", "mgqe", "codes")
+OF_KNOWN_IDS = ("full", "mde", "int8", "int16", "alpt", "optembed", "pruned", "dpq", "mgqe", "codes", "dedup")

@@ -18,6 +18,7 @@ from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.dedup import Dedup, DedupPlan
 from recsys.tables.dhe import DHE, DHEPlan
 from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
 from recsys.tables.double_hash import DoubleHash, DoubleHashPlan
@@ -68,10 +69,17 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "mgqe": (MGQE, MGQEPlan),
     "codes": (Codes, CodesPlan),
     "cce": (CCE, CCEPlan),
+    "dedup": (Dedup, DedupPlan),
 }
 
 # whose map is not one of buckets
-ID_MAPS: dict[str, type[IdMap]] = {"pruned": KeptMap, "mgqe": FrequentMap, "codes": CodeMap, "cce": CodeMap}
+ID_MAPS: dict[str, type[IdMap]] = {
+    "pruned": KeptMap,
+    "mgqe": FrequentMap,
+    "codes": CodeMap,
+    "cce": CodeMap,
+    "dedup": CodeMap,
+}
 
 
 def plan_tables(

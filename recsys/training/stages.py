@@ -21,6 +21,11 @@
     stages/clustered-1/ a run of its own, of each round but the last
     checkpoints/ …      the last round
 
+    dedup
+    stages/whole/       a run of its own
+    stages/shared/      blocks.safetensors, which block of rows each one reads
+    checkpoints/ …      the blocks that stay, trained on
+
 A stage that is finished is read and not run again; one that was stopped goes on. Neither does so with another
 configuration than it was begun with.
 """
@@ -31,6 +36,7 @@ from typing import Any
 from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
 from recsys.training.cce_stages import clustered, hashed
+from recsys.training.dedup_stages import shared, whole
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.frequencies import frequencies
 from recsys.training.optembed_stages import retrain, search, supernet
@@ -46,6 +52,8 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "finetune": finetune,
     "hashed": hashed,
     "clustered": clustered,
+    "whole": whole,
+    "shared": shared,
 }
 
 

@@ -80,6 +80,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sparse": {"map": WEIGHTS},
     "autodim": {},
     "cce": {"num_clusters": 16, "num_chunks": 2, "map": CODES, "round": 1},
+    "dedup": {"block_rows": 4, "num_blocks": 6},
 }
 # those that take none but 0 … num_embeddings − 1
 OF_KNOWN_IDS = (
@@ -98,4 +99,5 @@ OF_KNOWN_IDS = (
     "autosrh",
     "sparse",
     "autodim",
+    "dedup",
 )

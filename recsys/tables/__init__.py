@@ -20,6 +20,7 @@ from recsys.tables.code_map import CodeMap
 from recsys.tables.codes import Codes, CodesPlan
 from recsys.tables.collisionless import Collisionless, CollisionlessPlan
 from recsys.tables.compositional import Compositional, CompositionalPlan
+from recsys.tables.dedup import Dedup, DedupPlan
 from recsys.tables.deeplight import DeepLight, DeepLightPlan
 from recsys.tables.dhe import DHE, DHEPlan
 from recsys.tables.double_graphhash import DoubleGraphHash, DoubleGraphHashPlan
@@ -79,6 +80,7 @@ TABLES: dict[str, tuple[type[Table], type[TablePlan]]] = {
     "sparse": (Sparse, SparsePlan),
     "autodim": (AutoDim, AutoDimPlan),
     "cce": (CCE, CCEPlan),
+    "dedup": (Dedup, DedupPlan),
 }
 
 # whose map is not one of buckets
@@ -89,6 +91,7 @@ ID_MAPS: dict[str, type[IdMap]] = {
     "cce": CodeMap,
     "autosrh": CodeMap,
     "sparse": SparseMap,
+    "dedup": CodeMap,
 }
 
 

@@ -21,6 +21,11 @@
     stages/clustered-1/ a run of its own, of each round but the last
     checkpoints/ …      the last round
 
+    dedup
+    stages/whole/       a run of its own
+    stages/shared/      blocks.safetensors, which block of rows each one reads
+    checkpoints/ …      the blocks that stay, trained on
+
 Kinds that prune single weights: see ``weight_stages``; AutoDim: ``autodim_stages``. A stage that is finished is read
 and not run again; one that was stopped goes on. Neither does so with another configuration than it was begun with.
 """
@@ -32,6 +37,7 @@ from recsys.models.recommender import Blueprint
 from recsys.tables import TABLES
 from recsys.training.autodim_stages import choose, weigh
 from recsys.training.cce_stages import clustered, hashed
+from recsys.training.dedup_stages import shared, whole
 from recsys.training.dpq_stages import codes, finetune, queries
 from recsys.training.frequencies import frequencies
 from recsys.training.optembed_stages import retrain, search, supernet
@@ -57,6 +63,8 @@ STAGES: Mapping[str, Callable[[Work, Blueprint], Blueprint]] = {
     "choose": choose,
     "hashed": hashed,
     "clustered": clustered,
+    "whole": whole,
+    "shared": shared,
 }
 
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from recsys.ps.routing import merge_snapshots, split_snapshot
+from recsys.ps.client import ShardedRows
+from recsys.ps.routing import NUM_BUCKETS, merge_snapshots, shard_buckets, split_snapshot
+from recsys.ps.shard import LocalShard
 from recsys.rows.files import apply, read_part, write_part
 from recsys.rows.folders import Folder
 from recsys.rows.hot_sketch import HotSketch
@@ -238,6 +240,24 @@ def test_snapshots_split_over_shards_with_those_who_wait() -> None:
     np.testing.assert_array_equal(merged.candidate_keys_C[order], expected.candidate_keys_C[expected_order])
     np.testing.assert_array_equal(merged.candidate_counts_C[order], expected.candidate_counts_C[expected_order])
     np.testing.assert_array_equal(merged.candidate_errors_C[order], expected.candidate_errors_C[expected_order])
+
+
+def test_shards_weigh_ids_as_one_store_does_and_share_the_room() -> None:
+    group = replace(GROUP, eviction=Eviction(kind="importance", max_rows=60))
+    parts = [LocalRows([group], buckets=shard_buckets(at, 3), num_buckets=NUM_BUCKETS) for at in range(3)]
+    sharded, local = ShardedRows([group], [LocalShard(part) for part in parts]), LocalRows([group])
+    for at in range(60):
+        step = {f"k{(at * 7 + more) % 30}": 0.5 + more for more in range(6)}
+        push(local, at, **step)
+        push(sharded, at, **step)
+    merged = sharded.snapshot().groups["t"]
+    found = dict(zip(merged.keys_U.tolist(), merged.state["importance"][:, 0].tolist(), strict=True))
+    assert found == importances(local) and len(found) == 30  # ten a shard, of its twenty
+    keys = np.arange(30)
+    np.testing.assert_array_equal(sharded.pull({"t": keys})["t"], local.pull({"t": keys})["t"])
+    for at in range(200):
+        push(sharded, 100 + at, **{f"k{100 + at}": float(100 + at)})
+    assert 54 <= sharded.num_rows()["t"] <= 60
 
 
 def test_bytes_are_those_of_rows_importances_and_the_sketch() -> None:

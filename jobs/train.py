@@ -236,7 +236,7 @@ def _run_in_epochs(
     """
     from recsys.models.recommender import Recommender
     from recsys.training.epochs import Course
-    from recsys.training.fit import evaluate
+    from recsys.training.fit import evaluate, held_out_batches
     from recsys.training.keeping import Keeper, open_resumed, write_json
     from recsys.training.magnitudes import alive_share
     from recsys.training.pruning import kept_share
@@ -246,7 +246,13 @@ def _run_in_epochs(
     course = Course() if resumed is None else resumed[1]
     recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint)
     with _rows(settings, recommender.groups, console) as store, _progress(console) as on_step:
-        trainer = Trainer(recommender, store, num_steps=course.num_steps, clip_norm=settings.fit.clip_norm)
+        trainer = Trainer(
+            recommender,
+            store,
+            num_steps=course.num_steps,
+            clip_norm=settings.fit.clip_norm,
+            held_out=held_out_batches(parts.valid, settings.batch.max_examples, settings.seed, course.num_steps),
+        )
         begun = start if resumed is None else resumed[0].rows
         if begun is None:
             trainer.start()

@@ -51,8 +51,9 @@ class Trainer:
         self._upcoming: Planned | None = None
         self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
         self._prunes = bool(rising_tables(recommender))
-        groups = [name for table in recommender.embeddings.tables.values() for name in table.held_out_groups]
-        self._held_out, self._held_out_groups = (held_out, groups) if held_out is not None and groups else (None, [])
+        own = [name for table in recommender.embeddings.tables.values() for name in table.held_out_groups]
+        self._held_out = held_out if own else None
+        self._held_out_groups = own if self._held_out is not None else []
 
     def start(self) -> None:
         """Give a new store its dense parameters."""

@@ -97,7 +97,7 @@ def grown_map(graph: Bipartite, before: BucketMap) -> tuple[BucketMap, int]:
         new = {id_: cluster for id_, cluster in joined[side].items() if buckets[side][id_] < 0}
         buckets[side][list(new)] = [bucket_of[cluster] for cluster in new.values()]
         joined[side] = new
-    tables = {
+    tables: dict[str, Buckets] = {
         side: Buckets.of(buckets[side], before.tables[side].num_buckets, before.tables[side].num_own) for side in sides
     }
     grown = replace(before, fingerprint=graph.fingerprint, modularity=None, tables=tables)

@@ -30,7 +30,8 @@ FULL_BYTES = 4 * NUM_IDS * (DIM + 1)
 
 def of_kind(kind: str, **table: Any) -> Blueprint:
     fields = {"kind": kind, "embedding_dim": DIM, "initial_scale": 0.05, "prune_epochs": 3, **table}
-    return replace(blueprint({"kind": "adam", "learning_rate": 0.01}), table=fields)
+    model = {"kind": "deepfm", "hidden_sizes": [8], "batch_norm": True}
+    return replace(blueprint({"kind": "adam", "learning_rate": 0.01}), table=fields, model=model)
 
 
 def served_bytes(folder: Path) -> int:
@@ -96,6 +97,10 @@ def test_it_goes_on_from_the_largest_weightsas_they_are(magnitudes: Path, tmp_pa
     served, _ = trained(magnitudes)
     start = LocalRows(served.groups)
     start.restore(as_they_are(served.blueprint, stage_folder(magnitudes, "prune")))
+    pulled, trained_as = start.pull(served.dense_keys), before.pull(pruned.dense_keys)
+    np.testing.assert_array_equal(pulled["dense"], trained_as["dense"])
+    served.load_dense(pulled)
+    assert served.state_dict()["model.mlp.layers.1.running_mean"].abs().max() > 0
     ids = map_in(magnitudes).tables["item"]
     kept_N = np.flatnonzero(ids.holds(np.arange(NUM_ITEMS)))
     for name in ("item", "item.first_order"):

@@ -19,7 +19,8 @@ Count = Annotated[int, AtLeast(1)]
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """One of ``gamma``, ``num_buckets``, ``budget_bytes``, and ``like``: another map, whose numbers of rows are taken.
+    """One of ``gamma``, ``num_buckets``, ``budget_bytes``, ``like``: another map, whose numbers of rows are taken, and
+    ``grow``: another map, to whose clusters ids are added that are in none.
 
     ``embedding_dim`` is that of the float32 rows which a budget counts beside the map.
     """
@@ -31,6 +32,7 @@ class ClusterSettings:
     num_buckets: Count | None
     budget_bytes: Count | None
     like: Path | None
+    grow: Path | None
     embedding_dim: Count
     own_fraction: Annotated[float, Between(0, 1)] | None
     item_fraction: Annotated[float, Above(0), Below(1)] | None
@@ -38,13 +40,16 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         sizes = {
-            "gamma": self.gamma, "num_buckets": self.num_buckets, "budget_bytes": self.budget_bytes, "like": self.like
+            "gamma": self.gamma, "num_buckets": self.num_buckets, "budget_bytes": self.budget_bytes,
+            "like": self.like, "grow": self.grow,
         }  # fmt: skip
         given = [name for name, value in sizes.items() if value is not None]
         if len(given) != 1:
             raise ConfigError(f"{' and '.join(given) or 'nothing'} is given; give one of {', '.join(sizes)}")
         if self.method != "graphhash" and self.gamma is not None:
             raise ConfigError(f"gamma={self.gamma} is of method=graphhash, not {self.method}; give num_buckets or like")
+        if self.grow is not None and (self.method != "graphhash" or self.own_fraction or self.item_fraction):
+            raise ConfigError(f"grow={self.grow} adds to that map as it is; leave method and fractions as they are")
         if self.item_fraction is not None and (self.method != "graphhash" or {*given} & {"gamma", "budget_bytes"}):
             raise ConfigError(
                 f"item_fraction={self.item_fraction} goes with method=graphhash and num_buckets or like, not with "
@@ -86,9 +91,13 @@ def main(config: dict[str, Any], folder: Path) -> None:
 
 def _made(settings: ClusterSettings, graph: "Bipartite", tell: Any) -> "BucketMap":
     """The map; each try of the bisection is told."""
-    from recsys.tables.assign import assigned_map, clustered_map, shares, uneven_map
+    from recsys.tables.assign import assigned_map, clustered_map, grown_map, shares, uneven_map
     from recsys.tables.bucket_files import read_map
 
+    if settings.grow is not None:
+        made, num_joined = grown_map(graph, read_map(settings.grow, settings.interactions.name))
+        tell(f"{num_joined:,} ids have joined the clusters of {shown(settings.grow)}")
+        return made
     rows, row_bytes = settings.num_buckets, 4 * settings.embedding_dim
     if settings.method == "graphhash":
         if settings.like is not None:

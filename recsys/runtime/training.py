@@ -17,6 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
+from recsys.errors import ConfigError
 from recsys.models.computing import Computing
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.first_use import compile_kernels
@@ -26,7 +27,7 @@ from recsys.runtime.parts import Parts
 from recsys.runtime.sections import TrainConfig
 from recsys.training.checkpoint import Checkpoints
 from recsys.training.epochs import Course, fit
-from recsys.training.fit import evaluate
+from recsys.training.fit import Examples, evaluate, held_out_batches
 from recsys.training.keeping import Keeper, check_told, check_unfinished, open_resumed, write_json
 from recsys.training.magnitudes import alive_share
 from recsys.training.pruning import kept_share
@@ -76,15 +77,21 @@ def rows_of(settings: TrainConfig, groups: Sequence[RowGroup], console: Console)
 
 
 @contextmanager
-def learner_of(settings: TrainConfig, recommender: Recommender, num_steps: int, console: Console) -> Iterator[Learner]:
-    """Who trains: this process, or several workers, after so many steps."""
+def learner_of(
+    settings: TrainConfig, recommender: Recommender, valid: Examples, num_steps: int, console: Console
+) -> Iterator[Learner]:
+    """Who trains: this process, or several workers, after so many steps; some tables learn from ``valid`` too."""
     clip_norm = settings.fit.clip_norm
     if settings.workers == 1:
+        held_out = held_out_batches(valid, settings.batch.max_examples, settings.seed, num_steps)
         with rows_of(settings, recommender.groups, console) as store:
-            yield Trainer(recommender, store, num_steps=num_steps, clip_norm=clip_norm)
+            yield Trainer(recommender, store, num_steps=num_steps, clip_norm=clip_norm, held_out=held_out)
     else:
         from recsys.runtime.team import Team
 
+        for name, table in recommender.embeddings.tables.items():
+            if table.held_out_groups:
+                raise ConfigError(f"table {name!r} learns from held-out examples, in one process; set workers=1")
         with _shards(settings, recommender.groups) as shards:
             yield Team(
                 recommender,
@@ -159,7 +166,10 @@ def run_in_epochs(
     course = Course() if resumed is None else resumed[1]
     computing = Computing(device=settings.device, precision=settings.precision)
     recommender = Recommender(blueprint if resumed is None else resumed[0].blueprint).compute(computing)
-    with learner_of(settings, recommender, course.num_steps, console) as trainer, progress(console, on_step) as step:
+    with (
+        learner_of(settings, recommender, parts.valid, course.num_steps, console) as trainer,
+        progress(console, on_step) as step,
+    ):
         store, trainer.num_clipped = trainer.store, course.num_clipped
         begun = start if resumed is None else resumed[0].rows
         if begun is None:

@@ -4,6 +4,7 @@ A new kind is one file and one line in ``TABLES``; the contract tests find it th
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,9 @@ def with_map(fields: Mapping[str, Any], data: str | None = None) -> Mapping[str,
     from recsys.tables.id_files import read_id_map
 
     kind = choose("table", fields, TABLES)
-    found = read_id_map(Path(path), ID_MAPS[kind], data) if kind in ID_MAPS else read_map(Path(path), data)
-    return {**fields, "map": found.to_json()}
+    if kind in ID_MAPS:
+        return {**fields, "map": read_id_map(Path(path), ID_MAPS[kind], data).to_json()}
+    return {**fields, "map": replace(read_map(Path(path), data), labels=None).to_json()}  # none is read any more
 
 
 def build_table(config: TableConfig) -> Table:

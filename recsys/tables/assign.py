@@ -1,13 +1,16 @@
 """Bucket maps out of a graph: one function for all methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.graphs.assignments import by_frequency, by_hash, by_likeness, by_remainder
 from recsys.graphs.bipartite import Bipartite
-from recsys.graphs.louvain import Bucketed, cluster_to, louvain
+from recsys.graphs.louvain import Bucketed, Clusters, cluster_to, louvain
 from recsys.graphs.methods import Method
+from recsys.graphs.online import OnlineClusters, Side
 from recsys.hashing import Keys, seed_of
 from recsys.tables.bucket_map import BucketMap, Buckets
 
@@ -68,7 +71,37 @@ def uneven_map(
     users = cluster_to(graph, lambda found: found.num_users, sizes[0], num_own=own, on_try=on_try)
     items = cluster_to(graph, lambda found: found.num_items, sizes[1], num_own=own, on_try=on_try)
     joined = replace(items, users_U=users.users_U, num_users=users.num_users)
-    return replace(_clustered(graph, data, joined, own), user_gamma=users.clusters.gamma)
+    return replace(_clustered(graph, data, joined, own), user_gamma=users.clusters.gamma, labels=None)
+
+
+def grown_map(graph: Bipartite, before: BucketMap) -> tuple[BucketMap, int]:
+    """A map to which ids without a bucket have been added, each to the cluster by which modularity gains most.
+
+    Those that are in a bucket stay, and there are no buckets more. Pairs of known ids count first, then the others as
+    ``graph`` has them. Returns (map, how many joined); ConfigError for a map without clusters.
+    """
+    if before.labels is None or before.gamma is None:
+        raise ConfigError(
+            f"a map by method={before.method} has no clusters of users and items together, which later ids could join; "
+            "give one of python -m jobs.cluster method=graphhash, without item_fraction"
+        )
+    sides: dict[Side, Keys] = {"user": graph.user_degrees_U, "item": graph.item_degrees_I}
+    buckets = {side: before.tables[side].buckets(np.arange(len(degrees_N))) for side, degrees_N in sides.items()}
+    is_old_E = (buckets["user"][graph.users_E] >= 0) & (buckets["item"][graph.items_E] >= 0)
+    known = Bipartite(graph.users_E[is_old_E], graph.items_E[is_old_E], graph.num_users, graph.num_items)
+    clusters = {side: _labels_of(before.labels[side], buckets[side]) for side in sides}
+    online = OnlineClusters(known, Clusters(clusters["user"], clusters["item"], before.gamma, 0.0))
+    joined = online.add(graph.users_E[~is_old_E], graph.items_E[~is_old_E])
+    for side in sides:
+        bucket_of = {label: bucket for bucket, label in enumerate(before.labels[side]) if label >= 0}
+        new = {id_: cluster for id_, cluster in joined[side].items() if buckets[side][id_] < 0}
+        buckets[side][list(new)] = [bucket_of[cluster] for cluster in new.values()]
+        joined[side] = new
+    tables: dict[str, Buckets] = {
+        side: Buckets.of(buckets[side], before.tables[side].num_buckets, before.tables[side].num_own) for side in sides
+    }
+    grown = replace(before, fingerprint=graph.fingerprint, modularity=None, tables=tables)
+    return grown, sum(map(len, joined.values()))
 
 
 def assigned_map(
@@ -114,7 +147,25 @@ def _clustered(graph: Bipartite, data: str, bucketed: Bucketed, num_own: tuple[i
         gamma=bucketed.clusters.gamma,
         modularity=bucketed.clusters.modularity,
         tables=_tables(bucketed, num_own),
+        labels={
+            USER: _bucket_labels(bucketed.clusters.users_U, bucketed.users_U, bucketed.num_users, num_own[0]),
+            ITEM: _bucket_labels(bucketed.clusters.items_I, bucketed.items_I, bucketed.num_items, num_own[1]),
+        },
     )
+
+
+def _bucket_labels(clusters_N: Keys, buckets_N: Keys, num_buckets: int, num_own: int) -> list[int]:
+    """The cluster of each bucket; -1 of the first ``num_own``, which are of one id each."""
+    labels = np.full(num_buckets, -1, np.int64)
+    shares_one_N = buckets_N >= num_own
+    labels[buckets_N[shares_one_N]] = clusters_N[shares_one_N]
+    found: list[int] = labels.tolist()
+    return found
+
+
+def _labels_of(labels: Sequence[int], buckets_N: Keys) -> Keys:
+    """The cluster of each id, by its bucket; -1 of those without."""
+    return np.where(buckets_N < 0, -1, np.array([*labels, -1])[buckets_N])
 
 
 def _tables(bucketed: Bucketed, num_own: tuple[int, int]) -> dict[str, Buckets]:

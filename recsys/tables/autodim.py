@@ -4,14 +4,14 @@ A vector is a sum of what the candidate widths make of an id's row, each reading
 of its own (weight-sharing, section 3.2), weighed by a Gumbel-softmax over a logit for each width. When training is over
 each table takes its likeliest width, or a narrower one where a target asks it, and is trained anew: the kind ``mde``.
 
-Otherwise than in the paper: one loss moves logits and rows, where the paper learns logits on the valid part; the
-temperature stays; and candidates are not batch-normalised: projections start such that all are of the same variance.
+Logits are a row, learned on the valid part in turns with the rest. Otherwise than in the paper the temperature stays,
+and candidates are not batch-normalised: projections start such that all are of the same variance.
 
 Shape suffixes: N ids, C candidate widths, K keys an id, W row width, D embedding dimension.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -22,10 +22,11 @@ from recsys import hashing
 from recsys.errors import ConfigError
 from recsys.features.declarations import Feature
 from recsys.fields import Above
-from recsys.rows.optimizers import Optimizer
+from recsys.rows.initial import Initial
+from recsys.rows.optimizers import Adam, Optimizer
 from recsys.tables.mde import first_projection
 from recsys.tables.plan import Count, TablePlan, num_ids
-from recsys.tables.table import Shrinks, Table, TableConfig, identity, require
+from recsys.tables.table import Shrinks, Table, TableConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class AutoDimConfig(TableConfig):
     num_embeddings: int | None = None
     widths: tuple[int, ...]
     temperature: float = 1.0
+    logit_rate: float = 0.01
 
     def narrowed(self, optimizer: Optimizer, **changes: Any) -> TableConfig:
         """See TableConfig.narrowed."""
@@ -46,11 +48,13 @@ class AutoDimConfig(TableConfig):
 class AutoDimPlan(TablePlan):
     """``least_width``: candidates are this, twice that, … and embedding_dim; ``temperature`` is the Gumbel-softmax's.
 
+    ``logit_rate``: learning rate of the logits, by an Adam of their own.
     ``compression`` or ``budget`` is a target: what is chosen may not take more as it is served.
     """
 
     least_width: Count = 2
     temperature: Annotated[float, Above(0)] = 1.0
+    logit_rate: Annotated[float, Above(0)] = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +67,7 @@ class AutoDimPlan(TablePlan):
             num_embeddings=num_ids(features),
             widths=candidate_widths(self.least_width, self.embedding_dim),
             temperature=self.temperature,
+            logit_rate=self.logit_rate,
             **shared,
         )
 
@@ -73,12 +78,11 @@ class AutoDimPlan(TablePlan):
 
 
 class AutoDim(Table):
-    """The id is the key of its row; an id outside [0, num_embeddings) is unknown."""
+    """The id is the key of its row, and the logits are at key 0; an id outside [0, num_embeddings) is unknown."""
 
     shrinks: ClassVar[Shrinks] = "serving"
     streams = False
     stages = ("weigh", "choose", "retrain")
-    linear = True
 
     def __init__(self, config: AutoDimConfig) -> None:
         super().__init__(config)
@@ -87,10 +91,20 @@ class AutoDim(Table):
         self.widths, self._temperature = config.widths, config.temperature
         self.groups = (config.row_group(width=config.embedding_dim, num_rows=self._num_embeddings),)
         self._step_seed: int | None = None
-        if len(self.widths) > 1:
-            self.logits_C = nn.Parameter(torch.zeros(len(self.widths)))
+        if self.chooses:
+            logits = config.row_group(
+                width=len(self.widths), num_rows=None, suffix=".logits", initial=Initial(scale=0.0)
+            )
+            adam = Adam(learning_rate=config.logit_rate)
+            self.groups = (*self.groups, replace(logits, optimizer=adam, row_format="float32"))
+            self.held_out_groups = (logits.name,)
             narrow = [width for width in self.widths if width < config.embedding_dim]
             self.projections = nn.ParameterList([nn.Parameter(first_projection(config, width)) for width in narrow])
+
+    @property
+    def logit_group(self) -> str:
+        """The row group of the logits."""
+        return self.groups[1].name
 
     @property
     def chooses(self) -> bool:
@@ -103,14 +117,15 @@ class AutoDim(Table):
 
     def address(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
         """See Table.address."""
-        return {self.config.name: ids_N[:, None]}
+        keys = {self.config.name: ids_N[:, None]}
+        return {**keys, self.logit_group: torch.zeros_like(ids_N)[:, None]} if self.chooses else keys
 
     def compose(self, feature: str, ids_N: Tensor, rows_NKW: Mapping[str, Tensor]) -> Tensor:
         """See Table.compose."""
-        rows_ND = identity(rows_NKW)
-        if not self.chooses:
+        rows_ND = rows_NKW[self.config.name][:, 0]
+        if not self.chooses or not len(rows_ND):
             return rows_ND
-        *narrow, last = self._weights_C().unbind()
+        *narrow, last = self._weights_C(rows_NKW[self.logit_group][0, 0]).unbind()
         made_ND = last * rows_ND  # the widest needs no projection
         for weight, projection_WD in zip(narrow, self.projections, strict=True):
             made_ND = made_ND + rows_ND[:, : len(projection_WD)] @ (weight * projection_WD)
@@ -120,13 +135,12 @@ class AutoDim(Table):
         """See Table.known."""
         return (ids_N >= 0) & (ids_N < self._num_embeddings)
 
-    def probabilities(self) -> dict[int, float]:
-        """How likely each width is, by the logits alone."""
-        return dict(zip(self.widths, torch.softmax(self.logits_C.detach(), 0).tolist(), strict=True))
+    def probabilities(self, logits_C: Tensor) -> dict[int, float]:
+        """How likely each width is, without noise."""
+        return dict(zip(self.widths, torch.softmax(logits_C, 0).tolist(), strict=True))
 
-    def _weights_C(self) -> Tensor:
+    def _weights_C(self, logits_C: Tensor) -> Tensor:
         """What each width counts: in a step of training with Gumbel noise, drawn by the step's seed."""
-        logits_C: Tensor = self.logits_C
         if self.training and self._step_seed is not None:
             seed = hashing.seed_of(self._step_seed, self.config.name, "gumbel")
             drawn_C = (hashing.uniform(np.arange(len(self.widths)), 1, seed)[:, 0] + 1) / 2

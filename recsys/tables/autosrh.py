@@ -4,7 +4,7 @@ A vector is its row times the gates of its group, a number for each column; grou
 are found by a stage of their own. An L1 term draws gates to zero. When training is over the largest products of weight
 and gate stay, and are trained on by themselves: the kind ``sparse``.
 
-The paper learns gates on the valid part, in turns with the rows. Here one loss moves both.
+Gates are learned on the valid part, in turns with the rows.
 
 Shape suffixes: N ids, G groups of ids, K keys an id, W row width, D embedding dimension.
 """
@@ -89,6 +89,7 @@ class AutoSrh(PrunedWeights):
             )
             adam = Adam(learning_rate=config.gate_rate)
             self.groups = (*self.groups, replace(gates, optimizer=adam, row_format="float32"))
+            self.held_out_groups = (gates.name,)
         self._penalties: list[Tensor] = []
 
     @property

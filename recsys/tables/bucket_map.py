@@ -148,7 +148,9 @@ class BucketMap:
     """The buckets of several tables, and how they were found.
 
     ``data`` names the data set, ``fingerprint`` is that of the edges; ``gamma`` and ``modularity`` are of methods that
-    cluster a graph; ``user_gamma`` is the users' resolution, where they are clustered at one of their own.
+    cluster a graph; ``user_gamma`` is the users' resolution, where they are clustered at one of their own. ``labels``:
+    the cluster of each bucket of both sides, where they were clustered together: what later ids need to join one. -1 of
+    buckets of one id alone.
     """
 
     method: str
@@ -159,6 +161,7 @@ class BucketMap:
     gamma: float | None = None
     modularity: float | None = None
     user_gamma: float | None = None
+    labels: Mapping[str, list[int]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -186,6 +189,8 @@ class BucketMap:
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the checksum of all of them."""
         said = {**self.about(), "tables": {name: buckets.to_json() for name, buckets in self.tables.items()}}
+        if self.labels is not None:
+            said["labels"] = dict(self.labels)
         return {**said, "sha256": _checksum(said)}
 
     @classmethod

@@ -6,11 +6,12 @@ tickets are: the kind ``sparse``.
 
 Thresholds are rows, as differences from where they start, with an Adam of their own. The loss's gradient reaches those
 of weights that are alive. They rise by ``threshold_decay``, a term of the loss for the thresholds that a step reads;
-rows that nothing reads fall below theirs by the weight decay of rows. (From -150 on σ has no gradient in float32.)
+rows that nothing reads fall below theirs by the weight decay of rows. (s of -150 has no gradient in float32.)
 
 Shape suffixes: N ids, K keys an id, W row width, D embedding dimension.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,23 +20,24 @@ import torch
 from torch import Tensor
 
 from recsys.features.declarations import Feature
-from recsys.fields import Above, AtLeast, Between
+from recsys.fields import Above, AtLeast, Below
 from recsys.rows.initial import Initial
 from recsys.rows.optimizers import Adam
 from recsys.rows.store import RowGroup
 from recsys.tables.plan import num_ids
 from recsys.tables.weights import PrunedWeights, PrunedWeightsConfig, PrunedWeightsPlan
 
+_LEAST = 1e-7  # of a threshold: below, σ has hardly a gradient
 Granularity = Literal["global", "dimension", "feature", "feature_dimension"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PepConfig(PrunedWeightsConfig):
-    """``granularity``: what has a threshold; ``initial_threshold`` is s at the start, of which the weights lose σ."""
+    """``granularity``: what has a threshold; ``initial_threshold`` is what weights lose at the start, σ(s)."""
 
     kind: ClassVar[str] = "pep"
     granularity: Granularity = "feature_dimension"
-    initial_threshold: float = -8.0
+    initial_threshold: float = 3e-4
     threshold_rate: float = 0.01
     threshold_decay: float = 1e-5
 
@@ -48,7 +50,7 @@ class PepPlan(PrunedWeightsPlan):
     """
 
     granularity: Granularity = "feature_dimension"
-    initial_threshold: Annotated[float, Between(-15, 15)] = -8.0
+    initial_threshold: Annotated[float, AtLeast(_LEAST), Below(1)] = 3e-4
     threshold_rate: Annotated[float, Above(0)] = 0.01
     threshold_decay: Annotated[float, AtLeast(0)] = 1e-5
 
@@ -73,7 +75,7 @@ class Pep(PrunedWeights):
     def __init__(self, config: PepConfig) -> None:
         super().__init__(config)
         self._is_of_id = config.granularity in ("feature", "feature_dimension")
-        self._start, self._decay = config.initial_threshold, config.threshold_decay
+        self._start, self._decay = _logit(config.initial_threshold), config.threshold_decay
         if config.prunes:
             self.groups = (*self.groups, _threshold_group(config, self.num_embeddings if self._is_of_id else None))
         self._penalties: list[Tensor] = []
@@ -117,6 +119,10 @@ def soft_thresholded(rows_ND: Tensor, thresholds_NW: Tensor) -> Tensor:
     [[0.25, -0.25, 0.0]]
     """
     return rows_ND.sign() * torch.relu(rows_ND.abs() - torch.sigmoid(thresholds_NW))
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
 def _threshold_group(config: PepConfig, num_rows: int | None) -> RowGroup:

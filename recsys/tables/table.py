@@ -115,7 +115,8 @@ class Table(nn.Module, ABC):
     serving) or what is served alone; ``streams``: whether it learns from a stream, whatever ids come up; ``stages``:
     what it has to go through, in order, before it is served. ``pushed_if_used``: row groups whose rows may be asked for
     and then not used: such a row, without any gradient, is not pushed. ``composes_once``: compose is dear, and is asked
-    for each distinct id once, in their order.
+    for each distinct id once, in their order. ``held_out_groups``: row groups that learn from other examples than rows
+    do, where the trainer has some (DARTS, Liu, Simonyan and Yang 2019).
     """
 
     shrinks: ClassVar[Shrinks] = "training"
@@ -123,6 +124,7 @@ class Table(nn.Module, ABC):
     stages: ClassVar[tuple[str, ...]] = ()
     pushed_if_used: tuple[str, ...] = ()
     composes_once: bool = False
+    held_out_groups: tuple[str, ...] = ()
     linear: bool = False
     id_range: str = "int64"
     groups: tuple[RowGroup, ...]

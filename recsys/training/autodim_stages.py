@@ -11,9 +11,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from recsys.errors import ConfigError
+import numpy as np
+import torch
+
+from recsys.errors import ConfigError, DataError
 from recsys.fields import build
 from recsys.models.recommender import Blueprint, Recommender
+from recsys.rows.store import RowReader
 from recsys.tables.autodim import AutoDim, AutoDimPlan
 from recsys.training.keeping import write_json
 from recsys.training.pruning import served_target
@@ -39,8 +43,7 @@ def choose(work: Work, blueprint: Blueprint) -> Blueprint:
         work.say(f"it has ended: {found} is read")
         return _of_widths(blueprint, said["widths"])
     recommender, store = trained(before)
-    recommender.load_dense(store.pull(recommender.dense_keys))
-    probabilities = {name: table.probabilities() for name, table in _choosing(recommender).items()}
+    probabilities = {name: _probabilities(table, store) for name, table in _choosing(recommender).items()}
     target = served_target(build(AutoDimPlan, blueprint.table, "table"), recommender)
     num_bytes, asked = (math.inf, "") if target is None else target
     widths = chosen_widths(probabilities, _bytes_at(blueprint, probabilities), num_bytes, asked)
@@ -85,6 +88,17 @@ def chosen_widths(
 
 def _likeliest(likely: Mapping[int, float]) -> int:
     return max(likely, key=lambda width: likely[width])
+
+
+def _probabilities(table: AutoDim, store: RowReader) -> dict[int, float]:
+    """How likely each width is; DataError for logits that are no numbers."""
+    logits_C = store.pull({table.logit_group: np.zeros(1, np.int64)})[table.logit_group][0]
+    if not np.isfinite(logits_C).all():
+        raise DataError(
+            f"the logits of table {table.config.name!r} are {logits_C.tolist()}: training diverged; lower the learning "
+            "rates, and train anew"
+        )
+    return table.probabilities(torch.from_numpy(logits_C))
 
 
 def _choosing(recommender: Recommender) -> dict[str, AutoDim]:

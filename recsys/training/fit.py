@@ -28,6 +28,8 @@ from recsys.training.judging import Judged
 from recsys.training.metrics import ProgressiveMetrics
 from recsys.training.trainer import Learner, Trainer
 
+_HELD_OUT = 0x4E1D  # apart from the orders of training
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -122,6 +124,16 @@ def batches_of(
     rows = np.arange(examples.num_rows) if order is None else order.permutation(examples.num_rows)
     for at in range(start, len(rows), size):
         yield to_batch(examples.take(rows[at : at + size]), features)
+
+
+def held_out_batches(examples: Examples, size: int, seed: int, num_steps: int) -> Iterator[LabelledBatch]:
+    """Batches without an end, each pass in an order of its own, from where ``num_steps`` of them have been taken."""
+    of_pass = -(-examples.num_examples // size)
+    while True:
+        number, taken = divmod(num_steps, of_pass)
+        for batch in examples.batches(size, seed=[seed, number, _HELD_OUT], start=taken * size):
+            yield batch
+            num_steps += 1
 
 
 def recorded_batches(archived: pa.Table, features: Sequence[Feature]) -> Iterator[LabelledBatch]:

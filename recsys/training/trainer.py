@@ -56,7 +56,8 @@ class Trainer:
     """Trains a recommender on batches over a row store, wherever its rows live.
 
     ``num_steps`` counts steps. What one draws at random follows from the blueprint's seed, ``worker`` and its number.
-    ``clip_norm`` bounds the norm of a step's gradients; ``num_clipped`` counts the steps that reached it.
+    ``clip_norm`` bounds the norm of a step's gradients; ``num_clipped`` counts the steps that reached it. After each
+    step, where ``held_out`` is given, tables learn from a batch of it what they say is learned from other examples.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Trainer:
         worker: int = 0,
         num_steps: int = 0,
         clip_norm: float | None = None,
+        held_out: Iterator[LabelledBatch] | None = None,
     ) -> None:
         self.recommender, self.store = recommender, store
         self.worker, self.num_steps = worker, num_steps
@@ -74,6 +76,9 @@ class Trainer:
         self._upcoming: Planned | None = None
         self._draws = any(isinstance(module, nn.Dropout) for module in recommender.modules())
         self._prunes = bool(rising_tables(recommender))
+        own = [name for table in recommender.embeddings.tables.values() for name in table.held_out_groups]
+        self._held_out = held_out if own else None
+        self._held_out_groups = own if self._held_out is not None else []
 
     def start(self) -> None:
         """Give a new store its dense parameters."""
@@ -89,7 +94,7 @@ class Trainer:
         """
         planned = self._planned(batch)
         rows = self.store.pull(planned.keys)
-        if upcoming is not None:
+        if upcoming is not None and self._held_out is None:  # else another pull comes before
             self._upcoming = self.recommender.plan(upcoming)
             self.store.prefetch(self._upcoming.keys)
         self._seed_step()
@@ -99,6 +104,7 @@ class Trainer:
         if self._prunes:
             raise_thresholds(self.recommender, self.store, self.num_steps + 1)
         gradients = self.recommender.gradients(looked)
+        gradients = {name: gradients[name] for name in gradients if name not in self._held_out_groups}
         if self.clip_norm is not None:
             self.num_clipped += clip(gradients, self.clip_norm)
         self.store.push(
@@ -107,6 +113,8 @@ class Trainer:
             weight=float(batch.weights_B.sum()),
             position=position,
         )
+        if self._held_out is not None:
+            self._learn_held_out(next(self._held_out))
         self.num_steps += 1
         with torch.no_grad():
             return StepResult(torch.sigmoid(logits_B).numpy(), loss.item(), planned.num_unknown)
@@ -130,13 +138,22 @@ class Trainer:
         """Probabilities (B,), learning nothing."""
         return self.recommender.predict(batch, self.store)
 
+    def _learn_held_out(self, batch: LabelledBatch) -> None:
+        """A step of the row groups alone that learn from held-out examples."""
+        planned = self.recommender.plan(batch)
+        self._seed_step("held out")
+        logits_B, looked = self.recommender(planned, self.store.pull(planned.keys))
+        self._loss(logits_B, batch).backward()
+        gradients = self.recommender.gradients(looked)
+        self.store.push({name: gradients[name] for name in self._held_out_groups}, int(batch.times_ms_B.max(initial=0)))
+
     def _planned(self, batch: LabelledBatch) -> Planned:
         planned, self._upcoming = self._upcoming, None
         return planned if planned is not None and planned.batch is batch else self.recommender.plan(batch)
 
-    def _seed_step(self) -> None:
+    def _seed_step(self, of: str = "step") -> None:
         """Let dropout, and tables, draw by (seed, worker, step): a run that goes on draws what it would have."""
-        seed = hashing.seed_of(self.recommender.blueprint.seed, "step", self.worker, self.num_steps)
+        seed = hashing.seed_of(self.recommender.blueprint.seed, of, self.worker, self.num_steps)
         self.recommender.embeddings.begin_step(seed)
         if self._draws:
             torch.manual_seed(seed)

@@ -166,7 +166,8 @@ def as_they_are(blueprint: Blueprint, before: Path) -> Snapshot:
     """A new run's state whose weights and parameters are those that were trained; optimizers start anew."""
     old, store = _trained(before)
     new, parameters = Recommender(blueprint), old.state_dict()
-    new.load_state_dict({name: parameters[name] for name in new.state_dict()})
+    for name, tensor in new.state_dict().items():  # the old one has thresholds besides
+        tensor.copy_(parameters[name])
     return _started(new, {name: vectors_of(old, name, store) for name in new.embeddings.tables})
 
 

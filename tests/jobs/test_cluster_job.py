@@ -76,7 +76,7 @@ def test_a_map_of_another_data_set_is_a_mistake(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "nothing is given; give one of gamma, num_buckets, budget_bytes, like"),
+        ([], "nothing is given; give one of gamma, num_buckets, budget_bytes, like, grow"),
         (["gamma=2", "num_buckets=3"], "gamma and num_buckets is given; give one of"),
         (["gamma=2", "method=lsh"], "gamma=2.0 is of method=graphhash, not lsh"),
         (["budget_bytes=9", "item_fraction=0.5"], "goes with method=graphhash and num_buckets or like, not with"),

@@ -31,46 +31,44 @@ def weighed(**fields: Any) -> AutoDim:
     return table
 
 
+def with_logits(table: AutoDim, rows_ND: torch.Tensor, logits_C: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"item": rows_ND[:, None], "item.logits": logits_C.expand(len(rows_ND), -1)[:, None]}
+
+
 def test_a_vector_is_the_weighed_sum_of_projected_beginnings() -> None:
     table = weighed()
     assert table.widths == (2, 4, 8)
-    with torch.no_grad():
-        table.logits_C.copy_(torch.tensor([0.3, -1.0, 0.5]))
+    assert table.address("item", torch.tensor([4, 7]))["item.logits"].tolist() == [[0], [0]]
+    logits_C = torch.tensor([0.3, -1.0, 0.5])
     rows_ND = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    weights = torch.softmax(table.logits_C, 0)
+    weights = torch.softmax(logits_C, 0)
     by_hand = weights[0] * rows_ND[:, :2] @ table.projections[0] + weights[1] * rows_ND[:, :4] @ table.projections[1]
-    found = table.compose("item", torch.arange(5), {"item": rows_ND[:, None]})
+    found = table.compose("item", torch.arange(5), with_logits(table, rows_ND, logits_C))
     torch.testing.assert_close(found, by_hand + weights[2] * rows_ND)
-    assert list(table.probabilities().values()) == pytest.approx(weights.tolist())
+    assert list(table.probabilities(logits_C).values()) == pytest.approx(weights.tolist())
 
 
 def test_at_the_start_every_candidate_is_as_large() -> None:
     table = weighed(dim=16)
     rows_ND = torch.rand(4000, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    for place in range(4):
-        with torch.no_grad():
-            table.logits_C.copy_(torch.full((4,), -30.0)).index_fill_(0, torch.tensor(place), 30.0)
-        found = table.compose("item", torch.arange(4000), {"item": rows_ND[:, None]})
+    for logits_C in torch.eye(4) * 60:
+        found = table.compose("item", torch.arange(4000), with_logits(table, rows_ND, logits_C))
         assert found.std().item() == pytest.approx(3**-0.5, rel=0.35)
 
 
 def test_noise_is_gumbels_and_follows_from_the_step() -> None:
-    table, rows_NKW = weighed(), {"item": torch.eye(8)[:1, None]}
+    """The argmax of logits with Gumbel noise is drawn by the softmax of the logits."""
+    table, logits_C = weighed(), torch.tensor([0.0, 1.0, -1.0])
 
     def weights(seed: int) -> list[float]:
         table.begin_step(seed)
-        return table._weights_C().tolist()
+        return table._weights_C(logits_C).tolist()
 
     drawn = np.array([weights(seed) for seed in range(3000)])
-    assert drawn.std(axis=0).min() > 0.1 and weights(7) == drawn[7].tolist()
-    with torch.no_grad():  # the argmax of logits with Gumbel noise is drawn by the softmax of the logits
-        table.logits_C.copy_(torch.tensor([0.0, 1.0, -1.0]))
-    drawn = np.array([weights(seed) for seed in range(3000)])
+    assert drawn.std(axis=0).min() > 0.05 and weights(7) == drawn[7].tolist()
     shares = np.bincount(drawn.argmax(axis=1), minlength=3) / 3000
-    assert shares == pytest.approx(list(table.probabilities().values()), abs=0.03)
-    still = table.eval()
-    torch.testing.assert_close(still._weights_C(), torch.softmax(table.logits_C, 0))
-    assert still.compose("item", torch.tensor([0]), rows_NKW).shape == (1, 8)
+    assert shares == pytest.approx(list(table.probabilities(logits_C).values()), abs=0.03)
+    torch.testing.assert_close(table.eval()._weights_C(logits_C), torch.softmax(logits_C, 0))
 
 
 likely = st.dictionaries(

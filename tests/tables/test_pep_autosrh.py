@@ -1,5 +1,6 @@
 """PEP's thresholds and AutoSrh's gates, by their formulas."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,9 @@ def test_what_has_a_threshold_of_its_own(granularity: str, keys: list[int], widt
 def test_thresholds_rise_by_their_decay_each_once_a_step() -> None:
     decay, start = 0.25, -8.0
     for granularity, num_read in (("feature", 2), ("feature_dimension", 2 * DIM), ("global", 1)):
-        embeddings = embeddings_of("pep", granularity=granularity, threshold_decay=decay)
+        embeddings = embeddings_of(
+            "pep", granularity=granularity, threshold_decay=decay, initial_threshold=1 / (1 + math.exp(-start))
+        )
         embeddings.begin_step(1)
         store = LocalRows(list(embeddings.groups.values()))
         bags = {"item": Bag(np.array([7, 9, 7]), np.arange(4))}
@@ -80,7 +83,7 @@ def test_thresholds_rise_by_their_decay_each_once_a_step() -> None:
 def test_a_start_without_a_gradient_is_refused() -> None:
     assert torch.sigmoid(torch.tensor(-150.0, requires_grad=True)).item() == 0.0  # of float32
     with pytest.raises(ConfigError, match="initial_threshold"):
-        embeddings_of("pep", initial_threshold=-150.0)
+        embeddings_of("pep", initial_threshold=7e-66)
 
 
 # --- AutoSrh

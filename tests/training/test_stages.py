@@ -24,7 +24,7 @@ from recsys.tables.kept_map import KeptMap
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.dpq_stages import coded_blueprint, codes_of, quantizing_tables, start_of
 from recsys.training.epochs import Course, Fitting, fit
-from recsys.training.fit import evaluate
+from recsys.training.fit import evaluate, held_out_batches
 from recsys.training.keeping import Keeper, write_json
 from recsys.training.magnitudes import alive_share
 from recsys.training.pruning import Fitness, kept_flags, kept_share
@@ -108,7 +108,8 @@ def work_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> tup
             return
         folders.append(within.name)
         recommender = Recommender(blueprint)
-        trainer = Trainer(recommender, LocalRows(recommender.groups))
+        held_out = held_out_batches(VALID, 100, 0, 0)
+        trainer = Trainer(recommender, LocalRows(recommender.groups), held_out=held_out)
         trainer.store.restore(recommender.start_state() if start is None else start)
         keeper = Keeper(
             within,

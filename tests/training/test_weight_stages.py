@@ -1,21 +1,24 @@
 """Kinds that prune single weights, from their first stage to what is served."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_stages import DIM, NUM_IDS, NUM_ITEMS, TRAIN, VALID, blueprint, work_in
 
 from recsys.errors import ConfigError, DataError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
+from recsys.rows.store import Snapshot
 from recsys.tables.code_map import CodeMap
 from recsys.tables.deeplight import DeepLight
 from recsys.tables.id_files import read_id_map
 from recsys.tables.sparse_map import SparseMap
-from recsys.training.fit import evaluate
+from recsys.training.fit import evaluate, held_out_batches
 from recsys.training.magnitudes import alive_share, rising_tables, vectors_of
 from recsys.training.stage import stage_folder, trained
 from recsys.training.stages import run_stages
@@ -27,7 +30,8 @@ FULL_BYTES = 4 * NUM_IDS * (DIM + 1)
 
 def of_kind(kind: str, **table: Any) -> Blueprint:
     fields = {"kind": kind, "embedding_dim": DIM, "initial_scale": 0.05, "prune_epochs": 3, **table}
-    return replace(blueprint({"kind": "adam", "learning_rate": 0.01}), table=fields)
+    model = {"kind": "deepfm", "hidden_sizes": [8], "batch_norm": True}
+    return replace(blueprint({"kind": "adam", "learning_rate": 0.01}), table=fields, model=model)
 
 
 def served_bytes(folder: Path) -> int:
@@ -93,6 +97,10 @@ def test_it_goes_on_from_the_largest_weightsas_they_are(magnitudes: Path, tmp_pa
     served, _ = trained(magnitudes)
     start = LocalRows(served.groups)
     start.restore(as_they_are(served.blueprint, stage_folder(magnitudes, "prune")))
+    pulled, trained_as = start.pull(served.dense_keys), before.pull(pruned.dense_keys)
+    np.testing.assert_array_equal(pulled["dense"], trained_as["dense"])
+    served.load_dense(pulled)
+    assert served.state_dict()["model.mlp.layers.1.running_mean"].abs().max() > 0
     ids = map_in(magnitudes).tables["item"]
     kept_N = np.flatnonzero(ids.holds(np.arange(NUM_ITEMS)))
     for name in ("item", "item.first_order"):
@@ -152,7 +160,7 @@ def test_a_model_without_embeddings_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_stays_of_pep_begins_anew(tmp_path: Path) -> None:
-    pep = of_kind("pep", threshold_rate=0.05, threshold_decay=1e-4, initial_threshold=-6, compression=4)
+    pep = of_kind("pep", threshold_rate=0.05, threshold_decay=1e-4, initial_threshold=0.0025, compression=4)
     work, folders = work_in(tmp_path)
     run_stages(work, pep)
     assert folders == ["thresholds", tmp_path.name]
@@ -196,3 +204,47 @@ def test_autosrh_groups_ids_by_how_often_they_are_seen(tmp_path: Path) -> None:
     work, _ = work_in(tmp_path, lines.append)
     run_stages(work, of_kind("autosrh", num_groups=3, compression=4, prune_epochs=2))
     assert sum("it has ended" in line for line in lines) == 2
+
+
+# --- what learns from held-out examples
+
+
+def test_gates_learn_from_held_out_examples_and_rows_from_the_others() -> None:
+    recommender = Recommender(of_kind("autosrh"))
+    other = VALID.batches(100)
+    trainer = Trainer(recommender, LocalRows(recommender.groups), held_out=other)
+    trainer.start()
+    learned, held_out = next(TRAIN.batches(50)), next(VALID.batches(100))
+    before = trainer.store.snapshot()
+    trainer.step(learned)
+    after = trainer.store.snapshot().groups
+    assert set(after["item"].keys_U) == set(learned.bags["item"].ids_N)
+    assert trainer.num_steps == 1 and not np.array_equal(after["dense"].rows_UW, before.groups["dense"].rows_UW)
+
+    # the gates, by the rows and the network as the step left them
+    again = Recommender(of_kind("autosrh"))
+    store = LocalRows(again.groups)
+    moved = {name: group for name, group in after.items() if name != "item.gates"}
+    store.restore(Snapshot((0,), moved))
+    planned = again.plan(held_out)
+    again.embeddings.begin_step(0)
+    logits_B, looked = again(planned, store.pull(planned.keys))
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits_B, torch.from_numpy(held_out.labels_B))
+    (losses + again.embeddings.penalty()).backward()
+    gradients = looked.gradients()
+    store.push({"item.gates": gradients["item.gates"]}, 0)
+    np.testing.assert_allclose(
+        store.snapshot().groups["item.gates"].rows_UW, after["item.gates"].rows_UW, rtol=0, atol=1e-6
+    )
+    assert np.abs(after["item.gates"].rows_UW).max() > 0
+
+
+def test_held_out_batches_go_on_where_they_were() -> None:
+    def ids(num_steps: int, num: int) -> list[list[int]]:
+        batches = held_out_batches(VALID, 400, seed=3, num_steps=num_steps)
+        return [batch.bags["item"].ids_N.tolist() for batch in itertools.islice(batches, num)]
+
+    whole = ids(0, 10)  # four to a pass, the last of 300
+    assert [len(batch) for batch in whole] == [400, 400, 400, 300] * 2 + [400, 400]
+    assert ids(3, 7) == whole[3:] and ids(5, 5) == whole[5:]
+    assert whole[0] != whole[4] and sorted(np.concatenate(whole[:4])) == sorted(VALID.items)

@@ -28,7 +28,7 @@ class Visit:
     def __init__(self, visit: Callable[[str], None]) -> None:
         self.said: list[str] = []
         self.error: BaseException | None = None
-        self._visit = visit
+        self._visit, self._left = visit, False
         self._thread = threading.Thread(target=self._go)
 
     def say(self, line: str) -> None:
@@ -37,7 +37,8 @@ class Visit:
             self._thread.start()
 
     def on_progress(self, progress: Progress) -> None:
-        if self._thread.ident is not None and not self._thread.is_alive():
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._left:
+            self._left = True  # the run is looked at once more at its end
             raise KeyboardInterrupt
 
     def _go(self) -> None:

@@ -103,7 +103,7 @@ chromium: ## install Debian's chromium, where apt and the rights to use it are t
 	&& echo "installed chromium"; } || echo "no chromium: the page is tested by program alone"
 
 test-page: install chromium ## the page, in headless Chromium, over a run with Kafka, Redis and Ray (a minute)
-	$(BIN)/python -m pytest tests/serving/test_page.py tests/runtime/test_page_loop.py $(ARGS)
+	$(BIN)/python -m pytest tests/serving/test_page.py tests/runtime/test_page_threads.py tests/runtime/test_page_loop.py $(ARGS)
 
 test: install redis-server ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check

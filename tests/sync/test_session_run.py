@@ -152,12 +152,13 @@ def test_a_stream_takes_up_the_version_that_is_served(url: str, tmp_path: Path) 
     with Redis.from_url(url) as client:
         states = SessionStates(client, model="followed", rank=lambda heard, time: ([], []), gap_seconds=GAP)
         following = _Following(settings, states)
-        follow(MemorySource({part: [b'{"user":1,"track":3,"time_ms":5000}', END]}), states, following)
+        payloads = {part: [b'{"user":1,"track":3,"time_ms":5000}', END]}
+        follow(MemorySource(payloads), states, following)
         one = SessionRanker.open(url, "followed", gap_seconds=settings.gap_seconds, k=10)
         opens = 5 + int(GAP)
         assert states.recommend(1, opens).tracks == one([Heard(5, 3)], opens)[0]
         publish(url, tmp_path / "two", "followed", "two")
-        follow(MemorySource({part: [END]}), states, following)
+        follow(MemorySource(payloads), states, following)
         two = SessionRanker.open(url, "followed", gap_seconds=settings.gap_seconds, k=10)
         assert (one.version, two.version) == ("one", "two")
         ready = states.recommend(1, opens)

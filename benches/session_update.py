@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benches.draws import zipf_cdf
-from benches.result import Result, Target, alone
+from benches.result import Result, Target, Values, alone
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.embedded.redis_url import open_client
 from recsys.models.sessions.catalogue import Catalogue
@@ -100,7 +99,7 @@ def _updates(states: SessionStates, sizes: Sizes) -> Iterator[float]:
         offset += 1
 
 
-def _session(user: int, at: int, cumulated_V: npt.NDArray[np.float64], draw: np.random.Generator) -> list[Play]:
+def _session(user: int, at: int, cumulated_V: Values, draw: np.random.Generator) -> list[Play]:
     tracks_K = np.searchsorted(cumulated_V, draw.random(10))
     return [
         Play(user=user, track=int(track), time_ms=1000 * (86_400 * at + 180 * k)) for k, track in enumerate(tracks_K)

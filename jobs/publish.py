@@ -99,6 +99,8 @@ def _publish_sessions(settings: PublishSettings, serving: dict[str, Any]) -> Non
     from recsys.training.session_checkpoint import load_run
 
     assert settings.run is not None
+    if settings.checkpoints is not None:
+        raise ConfigError(f"checkpoints={settings.checkpoints}: a run of jobs.session is published from its own folder")
     layout, run = _layout(settings, serving), load_run(settings.run)
     with _redis(settings.redis.url, settings.run) as url:
         published = publish_sessions(

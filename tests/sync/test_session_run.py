@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composing import composed
 from redis import Redis
 
 from jobs.publish import PublishSettings, _publish
+from jobs.session_online import SessionOnlineSettings, _Following, follow
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.errors import ConfigError
+from recsys.events import END
+from recsys.fields import build
 from recsys.models.sessions import LEARNED
 from recsys.models.sessions.lists import top_tracks
 from recsys.models.sessions.questions import before, now
@@ -23,6 +27,8 @@ from recsys.serving.session_ranker import SessionRanker
 from recsys.sessions.log import TEST, SessionLog, UserSplit
 from recsys.sessions.planted import Planted, plant
 from recsys.sessions.plays import Play
+from recsys.streams.memory import MemorySource
+from recsys.streams.source import Partition
 from recsys.sync.session_run import publish_sessions
 from recsys.sync.session_state import Heard, SessionStates
 from recsys.sync.versions import list_versions, remove_version, roll_back
@@ -133,6 +139,31 @@ def test_lists_of_one_version_are_not_anothers(url: str, tmp_path: Path) -> None
         assert remove_version(client, "switched", "new") > 0
         with pytest.raises(NotPublished, match="'new' of model 'switched' is not published"):
             SessionRanker.open(url, "switched", gap_seconds=GAP, k=5, run="new")
+
+
+def test_a_stream_takes_up_the_version_that_is_served(url: str, tmp_path: Path) -> None:
+    """Switched to between two batches, the new run makes the lists of what comes then, and of who asks."""
+    for seed, name in enumerate(("one", "two")):
+        trained("pisa", tmp_path / name, seed=seed)
+    publish(url, tmp_path / "one", "followed", "one")
+    told = ["kafka.bootstrap_servers=none:1", f"redis.url={url}", "serving.model=followed", "run=current"]
+    settings = build(SessionOnlineSettings, composed("session_online", *told), "")
+    part = Partition("plays", 0)
+    with Redis.from_url(url) as client:
+        states = SessionStates(client, model="followed", rank=lambda heard, time: ([], []), gap_seconds=GAP)
+        following = _Following(settings, states)
+        payloads = {part: [b'{"user":1,"track":3,"time_ms":5000}', END]}
+        follow(MemorySource(payloads), states, following)
+        one = SessionRanker.open(url, "followed", gap_seconds=settings.gap_seconds, k=10)
+        opens = 5 + int(GAP)
+        assert states.recommend(1, opens).tracks == one([Heard(5, 3)], opens)[0]
+        publish(url, tmp_path / "two", "followed", "two")
+        follow(MemorySource(payloads), states, following)
+        two = SessionRanker.open(url, "followed", gap_seconds=settings.gap_seconds, k=10)
+        assert (one.version, two.version) == ("one", "two")
+        ready = states.recommend(1, opens)
+        assert ready.scores == two([Heard(5, 3)], opens)[1] != one([Heard(5, 3)], opens)[1]
+        assert states.recommend("nobody", opens).tracks == two.popular()
 
 
 def test_unknown_tracks_short_sessions_and_nobody_are_answered(url: str, tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ bench-stream: install ## measure reading, joining and learning from Kafka beside
 	$(BIN)/python -m benches.joining
 	$(BIN)/python -m benches.online
 
+bench-joiner-memory: install ## what a joiner holds over ten million events (15 minutes) -> runs/bench/joiner_memory.md
+	$(BIN)/python -m benches.joiner_memory $(ARGS)
+
 bench-serving: install ## measure serving from Redis beside bare redis-py and redis-benchmark (10 minutes) -> runs/bench/serving.json
 	$(BIN)/python -m benches.serving $(ARGS)
 

@@ -39,9 +39,9 @@ from recsys.training.report import Plot
 TITLE = "Joining"
 _TARGET = Target(value=40)
 _CONFIG = Path(__file__).resolve().parents[1] / "conf" / "data" / "ml100k.yaml"
-_JOIN = JoinConfig(actions={"like": ActionKind(window_seconds=30, final=True)}, memory_mb=64)
+JOIN = JoinConfig(actions={"like": ActionKind(window_seconds=30, final=True)}, memory_mb=64)
 _NUM_USERS, _NUM_ITEMS = 50_000, 1_682
-_BATCH = 4_000
+BATCH = 4_000
 _SHOWN, _LIKED, _FACTS = Partition(IMPRESSIONS, 0), Partition(ACTIONS, 0), Partition(FACTS, 0)
 
 
@@ -124,14 +124,14 @@ class Nowhere(MemorySink):
 def joined(num_events: int, on_disk: bool) -> dict[str, Any]:
     """Join so many events: thousands a second by tenth, and MB held after each."""
     collect_seldom()
-    features = _features()
+    features = features_of_bench()
     with tempfile.TemporaryDirectory() as folder:
         names = Extractor(features).names
-        disk = JoinerDisk(Path(folder), [0], names, origin="bench", memory_mb=_JOIN.memory_mb) if on_disk else None
+        disk = JoinerDisk(Path(folder), [0], names, origin="bench", memory_mb=JOIN.memory_mb) if on_disk else None
         source = MadeUp(num_events)
         letters = DeadLetters(MemorySink())
         stream = JoinedStream(
-            source, partitions=[0], config=_JOIN, features=features, dead_letters=letters, disk=disk, clock=lambda: 1e9
+            source, partitions=[0], config=JOIN, features=features, dead_letters=letters, disk=disk, clock=lambda: 1e9
         )
         measured = _measured(stream, source, disk, num_events)
         if disk is not None:
@@ -142,12 +142,12 @@ def joined(num_events: int, on_disk: bool) -> dict[str, Any]:
 
 def _measured(stream: JoinedStream, source: MadeUp, disk: JoinerDisk | None, num_events: int) -> dict[str, Any]:
     outbox, sink = (Outbox(disk, {}) if disk else None), Nowhere()
-    rates, held_mb = [], []
-    stream.poll([0], 0, _BATCH)  # the facts
+    rates, held = [], []
+    stream.poll([0], 0, BATCH)  # the facts
     before = stream.num_events
-    at, has_ended = _clock(source), False
+    at, has_ended = clock(source), False
     while not has_ended:
-        parts = stream.poll([0], 0, _BATCH)
+        parts = stream.poll([0], 0, BATCH)
         has_ended = any(isinstance(part, EndMarker) for _, part in parts)
         if outbox is None:
             for _, part in parts:
@@ -158,25 +158,28 @@ def _measured(stream: JoinedStream, source: MadeUp, disk: JoinerDisk | None, num
             outbox.produce(sink, waiting)
             outbox.sent(waiting)
         if stream.num_events - before >= num_events // 10:
-            now = _clock(source)
+            now = clock(source)
             rates.append((stream.num_events - before) / (now - at) / 1000)
-            held_mb.append(_held_mb())
+            held.append(held_mb())
             stream.features.acknowledge(stream.features.changes(2**62).sequence)
             at, before = now, stream.num_events
     assert stream.counts()["examples"] == 2 * num_events // 3
-    return {"rates": rates, "held_mb": held_mb}
+    return {"rates": rates, "held_mb": held}
 
 
-def _clock(source: MadeUp) -> float:
+def clock(source: MadeUp) -> float:
+    """CPU seconds of this process, without those of making the events."""
     return time.process_time() - source.seconds
 
 
-def _held_mb() -> float:
+def held_mb(what: str = "VmRSS") -> float:
+    """MB of memory that this process holds: all of it, or of one kind (proc(5), status)."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+    return next(int(line.split()[1]) for line in status if line.startswith(what)) / 1024
 
 
-def _features() -> tuple[Feature, ...]:
+def features_of_bench() -> tuple[Feature, ...]:
+    """Those of ml100k."""
     return build_features(yaml.safe_load(_CONFIG.read_text())["features"])
 
 

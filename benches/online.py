@@ -74,10 +74,10 @@ class TimedWorker(WorkerActor):
         return Taken(time.process_time() - cpu, time.perf_counter() - started)
 
 
-def settings_for(data: Path, folder: Path, max_examples: int) -> OnlineSettings:
-    """The settings of jobs.online, but for these."""
+def settings_for(said: Sequence[str], folder: Path, max_examples: int) -> OnlineSettings:
+    """The settings of jobs.online, but for what is ``said`` and these."""
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
-        config = compose("online", [f"data.folder={data}", "source=kafka", f"batch.max_examples={max_examples}"])
+        config = compose("online", [*said, f"batch.max_examples={max_examples}"])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return build_settings(plain, folder)
 
@@ -86,7 +86,7 @@ def joined(settings: OnlineSettings, folder: Path) -> Messages:
     """All examples, as a joiner would send them."""
     prepared = open_prepared(settings.data_folder, settings.data_name)
     num_partitions = settings.topology.num_partitions
-    events = ParquetEvents(paths=event_files(prepared, None, folder), num_partitions=num_partitions)
+    events = ParquetEvents(paths=event_files(prepared, settings.replay.limit, folder), num_partitions=num_partitions)
     messages: Messages = {index: [] for index in range(num_partitions)}
     still_open = set(messages)
     with events.open(range(num_partitions)) as source:
@@ -148,11 +148,11 @@ def online(settings: OnlineSettings, events: KafkaEvents, folder: Path) -> Taken
     return taken
 
 
-def per_cpu_second(data: Path, place: Path, rounds: int, told: Told) -> list[Result]:
+def per_cpu_second(said: Sequence[str], place: Path, rounds: int, told: Told) -> list[Result]:
     """Examples a CPU second of the worker, beside memory, for two sizes of batch."""
     results = []
     with EmbeddedKafka(place / "kafka") as kafka, ray_session():
-        settings = settings_for(data, place, 64)
+        settings = settings_for(said, place, 64)
         compile_kernels(Recommender(settings.blueprint).groups, told)
         messages = joined(settings, place)
         events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=len(messages))
@@ -186,14 +186,14 @@ def per_cpu_second(data: Path, place: Path, rounds: int, told: Told) -> list[Res
     return results
 
 
-def whole_job(data: Path, place: Path, rounds: int, told: Told) -> list[Result]:
+def whole_job(said: Sequence[str], place: Path, rounds: int, told: Told) -> list[Result]:
     """The job from events to Redis: its greatest rate, and the delay at half of that."""
     told("the whole job, as fast as it can")
-    runs = [job(data, place / f"fast-{at}", "batch.max_examples=512") for at in range(rounds)]
+    runs = [job(said, place / f"fast-{at}", "batch.max_examples=512") for at in range(rounds)]
     rate = float(np.median([run["examples"] / run["seconds"] for run in runs]))
     events_rate = float(np.median([run["events_per_s"] for run in runs]))
     told(f"the whole job at half of {events_rate:,.0f} events/s")
-    half = job(data, place / "half", "batch.max_examples=512", f"replay.events_per_second={events_rate / 2:.0f}",
+    half = job(said, place / "half", "batch.max_examples=512", f"replay.events_per_second={events_rate / 2:.0f}",
                "batch.max_seconds=60")  # fmt: skip
     return [
         alone("the whole job on this machine's cores", RATE, [run["examples"] / run["seconds"] for run in runs]),
@@ -204,20 +204,20 @@ def whole_job(data: Path, place: Path, rounds: int, told: Told) -> list[Result]:
     ]  # fmt: skip
 
 
-def job(data: Path, folder: Path, *overrides: str) -> dict[str, Any]:
+def job(said: Sequence[str], folder: Path, *overrides: str) -> dict[str, Any]:
     """The summary of one run of jobs.online."""
-    command = [sys.executable, "-m", "jobs.online", f"data.folder={data}", "source=kafka", f"hydra.run.dir={folder}"]
-    subprocess.run([*command, *overrides], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "jobs.online", f"hydra.run.dir={folder}"]
+    subprocess.run([*command, *said, *overrides], check=True, stdout=subprocess.DEVNULL)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
 
-def measure(data: Path, folder: Path, rounds: int, told: Told) -> list[Result]:
+def measure(said: Sequence[str], folder: Path, rounds: int, told: Told) -> list[Result]:
     """All measures; writes what they found into ``folder``."""
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-online-", dir=folder) as name:
         place = Path(name).resolve()
-        results = per_cpu_second(data, place, rounds, told) + whole_job(data, place, rounds, told)
+        results = per_cpu_second(said, place, rounds, told) + whole_job(said, place, rounds, told)
     results = beside(results, neighbours.cores_used())
     told(f"written: {', '.join(map(str, write_results(folder, 'online', TITLE, results, {}, [])))}")
     return results
@@ -227,11 +227,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = command_line(__doc__, quick=False)
     parser.add_argument("--data", type=Path, default=Path("data/ml100k"), help="prepared by jobs.prepare")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many impressions")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    return run(TITLE, lambda told: measure(given.data.resolve(), given.folder, given.rounds, told))
+    said = [f"data.folder={given.data.resolve()}", "source=kafka"]
+    said += [] if given.limit is None else [f"replay.limit={given.limit}"]
+    return run(TITLE, lambda told: measure(said, given.folder, given.rounds, told))
 
 
 if __name__ == "__main__":

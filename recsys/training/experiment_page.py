@@ -55,7 +55,8 @@ TOLD = {
         "Monolith's (section 4.2) hashes MovieLens 25M's 162,541 users and 59,047 movies so that 7.73 % and 2.86 % are "
         "lost, which is what about 10⁶ buckets a table do: *more* rows than ids. So this is no comparison at equal "
         "memory (that one is in `collisions.md`), but of what collisions alone cost. `num_buckets` is of each table; "
-        "collisionless is the line without.",
+        "collisionless is the line without, of `-m experiment=syncs evaluation.page=collisions_paper "
+        "evaluation.syncs=[100]`.",
         "table.num_buckets",
     ),
     "admission": Told(

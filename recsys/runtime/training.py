@@ -28,6 +28,7 @@ from recsys.training.checkpoint import Checkpoints
 from recsys.training.epochs import Course, fit
 from recsys.training.fit import evaluate
 from recsys.training.keeping import Keeper, check_told, check_unfinished, open_resumed, write_json
+from recsys.training.mlflow_run import MlflowRun
 from recsys.training.pruning import kept_share
 from recsys.training.slices import OF, write_seen
 from recsys.training.stage import Work
@@ -82,10 +83,10 @@ def learner_of(settings: TrainConfig, recommender: Recommender, num_steps: int, 
         with rows_of(settings, recommender.groups, console) as store:
             yield Trainer(recommender, store, num_steps=num_steps, clip_norm=clip_norm)
     else:
-        from recsys.runtime.team import Team
+        from recsys.runtime.team import start_team
 
         with _shards(settings, recommender.groups) as shards:
-            yield Team(
+            yield start_team(
                 recommender,
                 shards,
                 num_workers=settings.workers,
@@ -164,11 +165,13 @@ def run_in_epochs(
             say=console.print,
             figures=lambda: kept_share(trainer.recommender, store),
             on_validated=on_validated,
+            mlflow=_mlflow(settings, blueprint, parts, folder),
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)
             keeper.restore_best()
             test = evaluate(trainer, parts.test)
+            keeper.tested(course, test)
             keeper.checkpoint(course)
         summary = {**_of_course(course, test), **sizes_of(recommender, store), **_of_data(parts)}
     console.print(f"test AUC {test['auc']:.4f}  logloss {test['logloss']:.4f}  calibration {test['calibration']:.3f}")
@@ -176,6 +179,15 @@ def run_in_epochs(
         keep_seen(parts.seen, folder)
     write_json(folder / "summary.json", summary)
     say_where(summary, folder, console)
+
+
+def _mlflow(settings: TrainConfig, blueprint: Blueprint, parts: Parts, folder: Path) -> MlflowRun | None:
+    """Where MLflow is named, a run there, with what this one was told."""
+    if settings.mlflow.url is None:
+        return None
+    said = {name: value for name, value in blueprint.to_json().items() if name != "features"}
+    folder.mkdir(parents=True, exist_ok=True)
+    return MlflowRun(settings.mlflow, folder, {**said, **parts.about, "epochs": settings.epochs})
 
 
 def _of_course(course: Course, test: dict[str, float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Search for good options by short runs of jobs.train: ``python -m jobs.tune data=frappe train=[model=deepfm]``."""
+"""Search for good options by short runs of jobs.train: ``python -m jobs.tune 'train=["model=deepfm"]'``."""
 
 import importlib.util
 import json

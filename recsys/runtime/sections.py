@@ -20,6 +20,7 @@ from recsys.streams.security import check_security
 from recsys.training.archive import Archiving
 from recsys.training.epochs import Fitting
 from recsys.training.fit import Splits
+from recsys.training.mlflow_run import MlflowSection
 from recsys.training.rehearsal import Evaluation
 
 Count = Annotated[int, AtLeast(1)]
@@ -319,6 +320,7 @@ class TrainConfig(LearningConfig):
     workers: Count = 1
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bf16"] = "float32"
+    mlflow: MlflowSection = field(default_factory=MlflowSection)
 
     def __post_init__(self) -> None:
         if self.workers > 1 and (self.store.kind != "ray" or self.is_in_order):

@@ -30,6 +30,7 @@ from recsys.training.epochs import Course, fit
 from recsys.training.fit import Examples, evaluate, held_out_batches
 from recsys.training.keeping import Keeper, check_told, check_unfinished, open_resumed, write_json
 from recsys.training.magnitudes import alive_share
+from recsys.training.mlflow_run import MlflowRun
 from recsys.training.pruning import kept_share
 from recsys.training.slices import OF, write_seen
 from recsys.training.stage import Work
@@ -87,13 +88,13 @@ def learner_of(
         with rows_of(settings, recommender.groups, console) as store:
             yield Trainer(recommender, store, num_steps=num_steps, clip_norm=clip_norm, held_out=held_out)
     else:
-        from recsys.runtime.team import Team
+        from recsys.runtime.team import start_team
 
         for name, table in recommender.embeddings.tables.items():
             if table.held_out_groups:
                 raise ConfigError(f"table {name!r} learns from held-out examples, in one process; set workers=1")
         with _shards(settings, recommender.groups) as shards:
-            yield Team(
+            yield start_team(
                 recommender,
                 shards,
                 num_workers=settings.workers,
@@ -186,12 +187,14 @@ def run_in_epochs(
             say=console.print,
             figures=lambda: {**kept_share(trainer.recommender, store), **alive_share(trainer.recommender, store)},
             on_validated=on_validated,
+            mlflow=_mlflow(settings, blueprint, parts, folder),
         )
         with closing(keeper):
             course = _fit(settings, trainer, parts, keeper, course)
             if keeps_best:
                 keeper.restore_best()
             test = evaluate(trainer, parts.test)
+            keeper.tested(course, test)
             keeper.checkpoint(course)
         summary = {**_of_course(course, test), **sizes_of(recommender, store), **_of_data(parts)}
     console.print(f"test AUC {test['auc']:.4f}  logloss {test['logloss']:.4f}  calibration {test['calibration']:.3f}")
@@ -199,6 +202,15 @@ def run_in_epochs(
         keep_seen(parts.seen, folder)
     write_json(folder / "summary.json", summary)
     say_where(summary, folder, console)
+
+
+def _mlflow(settings: TrainConfig, blueprint: Blueprint, parts: Parts, folder: Path) -> MlflowRun | None:
+    """Where MLflow is named, a run there, with what this one was told."""
+    if settings.mlflow.url is None:
+        return None
+    said = {name: value for name, value in blueprint.to_json().items() if name != "features"}
+    folder.mkdir(parents=True, exist_ok=True)
+    return MlflowRun(settings.mlflow, folder, {**said, **parts.about, "epochs": settings.epochs})
 
 
 def _of_course(course: Course, test: dict[str, float]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from recsys.models.recommender import Blueprint
 from recsys.training.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from recsys.training.curve import draw_curve
 from recsys.training.epochs import Course
+from recsys.training.mlflow_run import MlflowRun
 from recsys.training.tensorboard import EventFile
 from recsys.training.trainer import Learner
 
@@ -47,13 +48,14 @@ class Keeper:
         say: Callable[[str], None],
         figures: Callable[[], Mapping[str, float]] = dict,
         on_validated: Callable[[Course], None] = lambda course: None,
+        mlflow: MlflowRun | None = None,
     ) -> None:
         self._folder, self._trainer, self._monitor = folder, trainer, monitor
         self._about, self._features = about, features
         self._on_step, self._say, self._figures = on_step, say, figures
         self._on_validated = on_validated
         self._is_judged = False  # since the last checkpoint
-        self._events = EventFile(folder / "tensorboard")
+        self._events, self._mlflow = EventFile(folder / "tensorboard"), mlflow
         self._stops = False
         self._course = Course()  # as it was last heard of
 
@@ -71,16 +73,14 @@ class Keeper:
         """See Watcher."""
         self._on_step(course.num_steps, steps)
         if course.num_steps % _STEPS_A_SCALAR == 0:
-            self._events.add(course.num_steps, {"train/loss": loss})
+            self._tell(course.num_steps, {"train/loss": loss})
 
     def validated(self, course: Course, is_best: bool) -> None:
         """See Watcher."""
         more, self._is_judged = self._figures(), True
         self._course, found = course, course.history[-1]
         found.update(more)
-        self._events.add(
-            course.num_steps, {f"valid/{name}": found[name] for name in found if name not in ("epoch", "step")}
-        )
+        self._tell(course.num_steps, {f"valid/{name}": found[name] for name in found if name not in ("epoch", "step")})
         if is_best:
             self._save(self._folder / "best", course, keep=1)
         write_json(self._folder / "metrics.json", course.history)
@@ -102,12 +102,23 @@ class Keeper:
         """Put the best weights back into the trainer's store."""
         self._trainer.store.restore(load_checkpoint(self._folder / "best").rows)
 
+    def tested(self, course: Course, found: Mapping[str, float]) -> None:
+        """What the best was worth on test."""
+        self._tell(course.num_steps, {f"test/{name}": value for name, value in found.items()})
+
     def close(self) -> None:
         """Finish the event file, and draw the curve."""
         self._events.close()
+        if self._mlflow is not None:
+            self._mlflow.close(finished=self._course.finished)
         if self._course.history:
             path = self._folder / "curve.png"
             draw_curve(path, self._course.history, monitor=self._monitor, best_at=self._course.best_at)
+
+    def _tell(self, step: int, values: Mapping[str, float]) -> None:
+        self._events.add(step, values)
+        if self._mlflow is not None:
+            self._mlflow.add(step, values)
 
     def _save(self, where: Path, course: Course, keep: int) -> None:
         checkpoint = Checkpoint(

@@ -11,7 +11,7 @@ pytest.importorskip("tensorboardX", reason="the extra tune is not installed")
 
 TUNE = [
     *DATA,
-    "train=[optimizer=adam,model.hidden_sizes=[8],table.embedding_dim=4,epochs=2]",
+    'train=["optimizer=adam","model.hidden_sizes=[8]","table.embedding_dim=4","epochs=2"]',
     "space={optimizer.rows.learning_rate: {low: 1e-4, high: 0.1, log: true}}",
     "reduction_factor=2",
 ]

@@ -74,8 +74,10 @@ bench-training: install ## measure training in epochs beside plain torch and Tor
 calibration: install ## calibration of what learned from samples of one stream of 5 million events (2 minutes) -> runs/bench/calibration.json
 	$(BIN)/python -m benches.calibration $(ARGS)
 
+test-long: install redis-server ## tests that take too long for make test (an hour)
+	$(BIN)/python -m pytest -m long $(ARGS)
+
 chaos: install ## kill runs, a line a seed in runs/chaos.jsonl; goes on where it stopped (100 seeds: two hours)
-	$(BIN)/python -m pytest tests/runtime tests/jobs -m long
 	$(BIN)/python tests/runtime/chaos.py $(ARGS)
 
 chaos-stream: install ## kill brokers, joiners and workers under disturbed streams, a line a seed in runs/chaos-stream.jsonl

@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jobs.launch import job, shown
 from jobs.sections import Served, Text
 from recsys.errors import ConfigError
-from recsys.fields import build
-from recsys.runtime.sections import EpochBatchSection
+from recsys.fields import AtLeast, build
 
 if TYPE_CHECKING:
     from recsys.serving.served import Served as ServedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredBatch:
+    """``batch``: how many examples are scored at once."""
+
+    max_examples: Annotated[int, AtLeast(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class EvaluateSettings(Served):
     examples: Path
     group: Text | None
     export: Path | None
-    batch: EpochBatchSection
+    batch: ScoredBatch
 
     def __post_init__(self) -> None:
         if self.export is not None and (self.run is not None or self.redis.url is not None):

@@ -43,10 +43,8 @@ def check_partitions(settings: ScaleSettings) -> None:
     if not names:
         return
     partitions = len(checkpoints.load_state(names[-1])[0].position)
-    if settings.workers > partitions:
-        raise ConfigError(
-            f"workers={settings.workers}: the run has {partitions} partitions, and each needs one of them"
-        )
+    if settings.workers > partitions > 0:
+        raise ConfigError(f"workers={settings.workers} for {partitions} partitions; each worker needs at least one")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Extractor:
                 )
             self._by_owner[owner].append((feature.name, name, _encoder(feature)))
         self._of_history = [(name, _HISTORY[source], encode) for name, source, encode in self._by_owner["user"]]
-        self._of_hour: tuple[int, Values] = (-1, {})  # the latest, and what the clock's features were in it
+        self._of_hour: tuple[int, Values] | None = None  # the latest, and what the clock's features were in it
         # Facts change rarely and are asked for at every impression: keep what was made of the latest ones.
         self._of_profile: dict[Id, tuple[FactValues, Values]] = {}
         self._of_item: dict[Id, tuple[FactValues, Values]] = {}
@@ -78,11 +78,11 @@ class Extractor:
 
     def of_time(self, time_ms: int) -> Values:
         """Values of the ``time.`` features, in UTC."""
-        hour = time_ms // _HOUR_MS
-        if hour != self._of_hour[0]:
+        hour, known = time_ms // _HOUR_MS, self._of_hour  # read once: other threads ask for other times
+        if known is None or known[0] != hour:
             values = {name: encode(_CLOCK[source](hour)) for name, source, encode in self._by_owner["time"]}
-            self._of_hour = hour, values
-        return self._of_hour[1]
+            self._of_hour = known = (hour, values)
+        return known[1]
 
     def _profile_values(self, user_id: Id, profile: FactValues) -> Values:
         return {name: encode(profile.get(source)) for name, source, encode in self._by_owner["profile"]}

@@ -141,7 +141,7 @@ class AutoDim(Table):
 
     def _weights_C(self, logits_C: Tensor) -> Tensor:
         """What each width counts: in a step of training with Gumbel noise, drawn by the step's seed."""
-        if self.training and self._step_seed is not None:
+        if self.training and self._step_seed is not None and torch.is_grad_enabled():
             seed = hashing.seed_of(self._step_seed, self.config.name, "gumbel")
             drawn_C = (hashing.uniform(np.arange(len(self.widths)), 1, seed)[:, 0] + 1) / 2
             logits_C = logits_C - torch.from_numpy(-np.log(np.clip(drawn_C, 1e-7, 1 - 1e-7))).log()

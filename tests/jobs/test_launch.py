@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(
     path.stem
     for path in (ROOT / "jobs").glob("*.py")
-    if path.stem not in ("__init__", "launch", "refusing", "sections")
+    if path.stem not in ("__init__", "launch", "refusing", "rehearsing", "sections")
 )
 SLOW = ("torch", "ray", "numpy", "pyarrow", "kafka", "redis", "uvicorn", "matplotlib")
 
@@ -85,6 +85,7 @@ def test_ctrl_c_as_soon_as_the_door_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_sigterm_finishes_an_online_run_in_order(films: Path, tmp_path: Path) -> None:
     """As Ctrl-C does (tested with the jobs)."""
     process = started("online", "source=parquet", f"data.folder={films}", "hydra.run.dir=run", cwd=tmp_path)

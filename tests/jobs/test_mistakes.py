@@ -156,7 +156,11 @@ def taken_port() -> Iterator[int]:
         ),
         ("prepare", ["data.name=5"], ["data.name=5: give text"]),
         ("submit", ["table=full"], ["job is not given; set job="]),
-        ("submit", ["job=onlin"], ["unknown job 'onlin'; known: cluster, demo, lookup, online,"]),
+        (
+            "submit",
+            ["job=onlin"],
+            ["unknown job 'onlin'; known: cluster, compare, demo, evaluate, export, lookup, online,"],
+        ),
         ("submit", ["job=submit"], ["unknown job 'submit'"]),
         ("submit", ["job=online", "follow=maybe"], ["follow='maybe': give true or false"]),
         ("submit", ["job=online", "address=127.0.0.1:8265"], ["address=127.0.0.1:8265 is no job server's", "http://"]),

@@ -34,6 +34,7 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.mark.timeout(500)
 @pytest.mark.skipif(kafka_unavailable() is not None, reason=str(kafka_unavailable()))
+@pytest.mark.long
 def test_a_secured_run_learns_and_leaves_no_password(
     films: Path, tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

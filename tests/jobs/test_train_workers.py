@@ -11,6 +11,7 @@ from recsys.training.checkpoint import load_checkpoint
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_two_workers_learn_what_one_process_does(tmp_path: Path) -> None:
     """A batch of an odd size is shared out unevenly, and the last of an epoch is smaller."""
     options = [*TRAIN, "optimizer=adagrad", "batch.max_examples=333"]

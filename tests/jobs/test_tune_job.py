@@ -18,6 +18,7 @@ TUNE = [
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
     said(started(tmp_path, "prepare", *DATA))
     output = said(started(tmp_path, "tune", *TUNE, "trials=2", "hydra.run.dir=runs/search"))

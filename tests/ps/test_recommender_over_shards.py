@@ -35,7 +35,11 @@ BLUEPRINT = Blueprint(
 NUM_EXAMPLES = 16
 OTHERS = [kind for kind in SMALL if kind not in ("full", "unified", "collisionless")]
 # what waits and what leaves is for each shard to say: here is room for all
-ROOMY = {"frequency": {"hot_rows": 10_000, "sketch_bytes": 2**20}}
+ROOMY: dict[str, dict[str, Any]] = {
+    "frequency": {"hot_rows": 10_000, "sketch_bytes": 2**20},
+    "cafe": {"hot_rows": 10_000, "sketch_bytes": 2**20},
+    "adaembed": {"max_rows": 10_000, "sketch_bytes": 2**20},
+}
 
 
 def batch_of(step: int, num_users: int = 3000, num_items: int = 2000) -> LabelledBatch:

@@ -175,6 +175,7 @@ def test_auto_says_why_it_reads_files(
     ]
 
 
+@pytest.mark.long
 def test_a_full_table_leaves_out_ids_that_it_can_not_hold(settings: Callable[..., OnlineSettings]) -> None:
     """New items come while a fixed table is trained: their ids are left out and counted, the rest is learned."""
     run = settings("source=parquet", "replay.limit=400", "table=full")
@@ -207,6 +208,7 @@ def test_without_redis_at_the_end_what_was_learned_is_saved(
 
 @needs_kafka
 @pytest.mark.timeout(200)
+@pytest.mark.long
 def test_without_kafka_half_way_what_was_learned_is_saved(
     settings: Callable[..., OnlineSettings], films: Path, tmp_path: Path
 ) -> None:

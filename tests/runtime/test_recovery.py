@@ -135,6 +135,7 @@ kill("RowShard", -1, {os.getpid()})
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.long
 def test_available_a_lost_shard_alone_returns(settings: Callable[..., OnlineSettings]) -> None:
     its = settings("available-shard", "recovery.mode=available")
     summary, _ = run(its, Once(500, lambda: kill("RowShard")))
@@ -169,6 +170,7 @@ def test_available_training_goes_on_without_a_lost_shard(settings: Callable[...,
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.long
 def test_what_can_not_be_saved_in_the_end_is_published(settings: Callable[..., OnlineSettings], tmp_path: Path) -> None:
     its = settings("unsaved", "batch.max_examples=1", f"checkpoint.folder={tmp_path / 'checkpoints'}")
 

@@ -300,6 +300,7 @@ def test_a_broker_that_dies_is_an_error_for_source_and_sink(tmp_path: Path, capl
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("leftovers")
+@pytest.mark.long
 def test_a_broker_that_was_killed_and_comes_back_is_gone_on_with(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -207,6 +207,7 @@ class Counting(fs._MockFileSystem):
         super().delete_dir(*arguments)
 
 
+@pytest.mark.long
 def test_a_process_killed_after_each_file_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     script = ROOT / "tests" / "training" / "killed_while_saving.py"
     subprocess.run([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -112,7 +112,7 @@ test-page: install chromium ## the page, in headless Chromium, over a run with K
 
 test: install redis-server ## what CI runs: the checks, then every test
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -90,8 +90,7 @@ def test_kafka_and_files_give_the_same_learning_and_redis_the_same_scores(
     from_files = settings("source=parquet", "source.num_partitions=3", name="files")
     again, _, _ = trained_on(from_files)
     assert again["source"] == "files"
-    joined, anew = (joined_rows(tmp_path / name, run) for name in ("external", "again"))
-    assert joined.equals(anew)
+    assert again["auc_last_half"] == summary["auc_last_half"]
     assert again["logloss_last_half"] == summary["logloss_last_half"]
     assert_same_predictions(through_kafka.folder, from_files.folder)
 

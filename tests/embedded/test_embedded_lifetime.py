@@ -41,8 +41,8 @@ if __name__ == "__main__":
         if not pids["fork"]:
             time.sleep(60)
             os._exit(0)
-    print(json.dumps(pids), flush=True)
     try:
+        print(json.dumps(pids), flush=True)  # who reads it may interrupt at once
         time.sleep(60)
     except KeyboardInterrupt:
         check_redis(redis.url)

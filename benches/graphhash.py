@@ -4,7 +4,6 @@
 then it writes ``docs/results/graphhash.md`` and its plots. ``--data gowalla --retriever mf --seeds 1`` is a part of it.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benches.graphhash_page import best_rate, write_page
-from benches.running import Told, command_line, or_error
+from benches.running import Told, add_line, command_line, or_error, read_lines
 from recsys.datasets.interaction_files import InteractionFiles, data_folder
 from recsys.datasets.interactions import Interactions, Pairs, read_interactions
 from recsys.errors import ConfigError
@@ -205,11 +204,6 @@ def planned(
                         yield Run(data=data, retriever=retriever, method=method, seed=seed, learning_rate=rate)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def main() -> int:
     """Run what is not there yet; a page of everything that is."""
     parser = command_line(__doc__)
@@ -246,15 +240,13 @@ def _run(bench: Bench, runs: Iterable[Run], lines: list[dict[str, Any]], folder:
     """Append a line for each run that has none."""
     folder.mkdir(parents=True, exist_ok=True)
     there = {Run(**{name: line[name] for name in Run.__dataclass_fields__}).key for line in lines}
-    with (folder / "graphhash.jsonl").open("a") as file:
-        for run in runs:
-            if run.key in there:
-                continue
-            line = bench.floor(run) if run.retriever == "none" else bench.line(run)
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            lines.append(line)
-            told(f"{' '.join(map(str, run.key))}: recall@20 {line['test']['recall']:.4f}")
+    for run in runs:
+        if run.key in there:
+            continue
+        line = bench.floor(run) if run.retriever == "none" else bench.line(run)
+        add_line(folder / "graphhash.jsonl", line)
+        lines.append(line)
+        told(f"{' '.join(map(str, run.key))}: recall@20 {line['test']['recall']:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What the command of every benchmark does around its measuring."""
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -38,6 +40,17 @@ def run(title: str, measure: Callable[[Told], Sequence[Result]]) -> int:
         return 0
 
     return or_error(measured)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The results of an earlier start of a benchmark that goes on where it stopped, a line of JSON each."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Leave a result for the next start."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def or_error(act: Callable[[], int]) -> int:

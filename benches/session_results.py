@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benches.running import or_error
+from benches.running import add_line, or_error
 from benches.session_trials import (
     CHOICES,
     CITIES,
@@ -168,8 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             started = time.perf_counter()
             results[trial] = run_trial(trial, given.data, results)
-            with path.open("a") as lines:
-                lines.write(json.dumps({"trial": asdict(trial), "figures": results[trial]}) + "\n")
+            add_line(path, {"trial": asdict(trial), "figures": results[trial]})
             print(f"{time.perf_counter() - started:6.1f} s  {trial}", flush=True)
         given.page.parent.mkdir(parents=True, exist_ok=True)
         given.page.write_text(page(results, given.data), encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jobs.launch import job, shown
+from jobs.launch import composed, job, shown
 from jobs.sections import Text
 from recsys.datasets.interaction_files import InteractionFiles
 from recsys.features.declarations import DataSet
@@ -148,7 +148,7 @@ def _run(settings: CompareSettings, config: Mapping[str, Any], command: str, ask
     if asked.compression is not None:
         overrides += [f"++table.compression={asked.compression:g}"]
     return planned(
-        {**_composed(job, overrides), data: config[data]},
+        {**composed(job, overrides), data: config[data]},
         command=command,
         data=settings.data_name,
         model=asked.model,
@@ -158,16 +158,6 @@ def _run(settings: CompareSettings, config: Mapping[str, Any], command: str, ask
         compression=asked.compression,
         seed=asked.seed,
     )
-
-
-def _composed(job: str, overrides: list[str]) -> dict[str, Any]:
-    """``conf/<job>.yaml`` with overrides, as plain values."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.to_container(compose(job, overrides), resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
 
 
 def _command() -> str:

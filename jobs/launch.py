@@ -112,6 +112,13 @@ def _plain(config: Any) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
+def composed(job: str, overrides: list[str]) -> dict[str, Any]:
+    """``conf/<job>.yaml`` with overrides, as plain values: what a job tells another that it runs."""
+    from hydra import compose
+
+    return _plain(compose(job, overrides))
+
+
 def _one_line(name: str, *errors: BaseException | None) -> int:
     """Say what was wrong on one line; 2 is the exit status for a user's mistake."""
     text = " ".join(" ".join(str(error).split()) for error in errors if error is not None)

@@ -13,7 +13,7 @@ def main(config: dict[str, Any], folder: Path) -> None:
     With ``evaluation``, an experiment is run in this process instead: see recsys.training.rehearsal.
     """
     if config["evaluation"] is not None:
-        from jobs.rehearsing import run_rehearsal
+        from recsys.runtime.rehearsing import run_rehearsal
 
         return run_rehearsal(config, folder)
 

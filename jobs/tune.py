@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from jobs.launch import job, shown
+from jobs.launch import composed, job, shown
 from jobs.sections import Text
 from recsys.errors import ConfigError
 from recsys.features.declarations import DataSet
@@ -72,8 +72,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
         reduction_factor=settings.reduction_factor,
         seed=settings.seed,
     )
-    composed = {**_composed(list(settings.train)), "data": config["data"]}
-    best, *others = tune_runs(composed, settings.space, search, folder, settings.ray.address)
+    told = {**composed("train", list(settings.train)), "data": config["data"]}
+    best, *others = tune_runs(told, settings.space, search, folder, settings.ray.address)
     options = " ".join(f"{name}={value}" for name, value in best["parameters"].items())
     print(f"best of {1 + len(others)} trials: {abs(best['best']):.4f}, {shown(folder / best['trial'])}")
     print(f"python -m jobs.train data={settings.data.name} {' '.join(settings.train)} {options}")
@@ -86,16 +86,6 @@ def _check_told(folder: Path, told: Told) -> None:
         name = next(name for name in said if said[name] != before.get(name))
         raise ConfigError(f"resume={folder}: {name} was {before.get(name)!r}; give what it was, or begin a new search")
     path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-
-
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    """``conf/train.yaml`` with overrides, as plain values."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.to_container(compose("train", overrides), resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

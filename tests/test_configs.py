@@ -44,7 +44,7 @@ from recsys.tables.sparse_map import SparseIds, SparseMap
 from recsys.tabular.prepared import sized
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_JOBS = ("__init__", "launch", "refusing", "rehearsing", "sections")
+NOT_JOBS = ("__init__", "launch", "refusing", "sections")
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
 NEEDED = {
     "cluster": ["gamma=200"],

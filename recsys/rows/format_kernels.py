@@ -19,6 +19,7 @@ Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 Bits16 = npt.NDArray[np.uint16]
 Codes = npt.NDArray[np.int8]
+Codes16 = npt.NDArray[np.int16]
 
 _AHEAD = 24  # rows that are asked for before their turn
 _SIGN, _MAGNITUDE = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
@@ -101,6 +102,15 @@ def _scale_bits(largest: np.uint32, carry: np.uint32) -> np.uint32:
     return min(max(cut, _SCALE_LEAST), _SCALE_LARGEST)
 
 
+@njit(cache=True, inline="always")
+def largest_bits(rows_UW: Float32s, i: int) -> np.uint32:
+    """The bits of a row's largest magnitude; above infinity's where one is NaN."""
+    largest = np.uint32(0)
+    for j in range(rows_UW.shape[1]):
+        largest = max(largest, np.uint32(bits_of(rows_UW[i, j]) & _MAGNITUDE))
+    return largest
+
+
 # --- rows
 
 
@@ -147,7 +157,7 @@ def decode_bfloat16(values: Bits16, scales: Float32s, slots_N: Int64s, rows_NW: 
 
 
 @njit(cache=True, nogil=True)
-def decode_int8(values: Codes, scales: Float32s, slots_N: Int64s, rows_NW: Float32s) -> None:
+def decode_codes(values: Codes | Codes16, scales: Float32s, slots_N: Int64s, rows_NW: Float32s) -> None:
     """code * scale of its row: exact."""
     width = values.shape[1]
     flat = values.reshape(-1)
@@ -233,9 +243,7 @@ def encode_int8(
         slot = slots_U[i]
         mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
-        largest = np.uint32(0)
-        for j in range(width):
-            largest = max(largest, np.uint32(bits_of(rows_UW[i, j]) & _MAGNITUDE))
+        largest = largest_bits(rows_UW, i)
         if largest > _INFINITY:  # a NaN: no code says so, hence the scale does
             scales[slot] = np.float32(np.nan)
             for j in range(width):
@@ -292,9 +300,7 @@ def nearest_int8(values: Codes, scales: Float32s, slots_U: Int64s, rows_UW: Floa
     """To the nearest code of the nearest scale; what was decoded comes back to the bit."""
     for i in range(len(slots_U)):
         slot = slots_U[i]
-        largest = np.uint32(0)
-        for j in range(values.shape[1]):
-            largest = max(largest, np.uint32(bits_of(rows_UW[i, j]) & _MAGNITUDE))
+        largest = largest_bits(rows_UW, i)
         if largest > _INFINITY:
             scales[slot] = np.float32(np.nan)
             for j in range(values.shape[1]):

@@ -115,7 +115,7 @@ _INT8 = Format(  # code * scale, scale = largest / 127
     dtype=np.dtype(np.int8),
     has_scales=True,
     _bits=np.dtype(np.int8),
-    _decode=kernels.decode_int8,
+    _decode=kernels.decode_codes,
     _encode=kernels.encode_int8,
     _nearest=kernels.nearest_int8,
 )
@@ -124,7 +124,7 @@ _INT16 = Format(  # code * scale, scale a power of two
     dtype=np.dtype(np.int16),
     has_scales=True,
     _bits=np.dtype(np.int16),
-    _decode=int16_kernels.decode_int16,
+    _decode=kernels.decode_codes,
     _encode=int16_kernels.encode_int16,
     _nearest=int16_kernels.nearest_int16,
 )

@@ -3,18 +3,15 @@
 Such a scale loses up to one of the sixteen bits, and nothing else: products with it are exact, so that rounding at
 random has no bias at all, and a row that was stored encodes to itself. See ``format_kernels`` for what kernels share.
 
-Shape suffixes: N slots asked for, U distinct slots, W row width.
+Shape suffixes: U distinct slots, W row width.
 """
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from recsys.rows.format_kernels import Float32s, Int64s, of_step
+from recsys.rows.format_kernels import Codes16, Float32s, Int64s, largest_bits, of_step
 from recsys.rows.intrinsics import bits_of, draw, float_of, prefetch
 from recsys.rows.mixing import mix64
-
-Codes16 = npt.NDArray[np.int16]
 
 _AHEAD = 24  # rows that are asked for before their turn
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -36,31 +33,6 @@ def _scale_bits(largest: np.uint32) -> np.uint32:
     return min(max(np.uint32(exponent - _FOURTEEN), _SCALE_LEAST), _SCALE_LARGEST)
 
 
-@njit(cache=True, inline="always")
-def _largest(rows_UW: Float32s, i: int) -> np.uint32:
-    """The bits of a row's largest magnitude; above infinity's where one is NaN."""
-    largest = np.uint32(0)
-    for j in range(rows_UW.shape[1]):
-        largest = max(largest, np.uint32(bits_of(rows_UW[i, j]) & _MAGNITUDE))
-    return largest
-
-
-@njit(cache=True, nogil=True)
-def decode_int16(values: Codes16, scales: Float32s, slots_N: Int64s, rows_NW: Float32s) -> None:
-    """code * scale of its row: exact."""
-    width = values.shape[1]
-    flat = values.reshape(-1)
-    for i in range(len(slots_N)):
-        if i + _AHEAD < len(slots_N):
-            prefetch(flat, slots_N[i + _AHEAD] * width)
-            prefetch(scales, slots_N[i + _AHEAD])
-        slot = slots_N[i]
-        if slot >= 0:
-            scale = scales[slot]
-            for j in range(width):
-                rows_NW[i, j] = np.float32(np.int32(values[slot, j])) * scale
-
-
 @njit(cache=True, nogil=True)
 def encode_int16(
     values: Codes16, scales: Float32s, slots_U: Int64s, keys_U: Int64s, rows_UW: Float32s, seed: int, step: int
@@ -76,7 +48,7 @@ def encode_int16(
         slot = slots_U[i]
         mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
-        largest = _largest(rows_UW, i)
+        largest = largest_bits(rows_UW, i)
         if largest > _INFINITY:  # a NaN: no code says so, hence the scale does
             scales[slot] = np.float32(np.nan)
             for j in range(width):
@@ -98,7 +70,7 @@ def nearest_int16(values: Codes16, scales: Float32s, slots_U: Int64s, rows_UW: F
     """To the nearest code, ties to even; what was decoded comes back to the bit."""
     for i in range(len(slots_U)):
         slot = slots_U[i]
-        largest = _largest(rows_UW, i)
+        largest = largest_bits(rows_UW, i)
         if largest > _INFINITY:
             scales[slot] = np.float32(np.nan)
             for j in range(values.shape[1]):

@@ -10,12 +10,11 @@ Shape suffixes: N slots asked for, U distinct slots, W row width, the step inclu
 import numpy as np
 from numba import njit
 
-from recsys.rows.format_kernels import Codes, Float32s, Int64s, of_step
+from recsys.rows.format_kernels import Codes, Float32s, Int64s, largest_bits, of_step
 from recsys.rows.intrinsics import bits_of, draw, float_of, prefetch
 from recsys.rows.mixing import mix64
 
 _AHEAD = 24  # rows that are asked for before their turn
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _LEAST, _MOST = np.float32(-128), np.float32(127)  # codes
 _STEP_CUT = np.uint32(127)
@@ -30,15 +29,6 @@ def _step_bits(step: np.float32, carry: np.uint32) -> np.uint32:
         return _STEP_LEAST
     bits = min(bits_of(step), _STEP_LARGEST)
     return max(np.uint32(np.uint32(bits + carry) & ~_STEP_CUT), _STEP_LEAST)
-
-
-@njit(cache=True, inline="always")
-def _is_broken(rows_UW: Float32s, i: int) -> bool:
-    """Whether a number of a row is NaN."""
-    largest = np.uint32(0)
-    for j in range(rows_UW.shape[1]):
-        largest = max(largest, np.uint32(bits_of(rows_UW[i, j]) & _MAGNITUDE))
-    return bool(largest > _INFINITY)
 
 
 @njit(cache=True, nogil=True)
@@ -73,7 +63,7 @@ def encode_lsq8(
         slot = slots_U[i]
         mixed = mix64(np.uint64(keys_U[i]) ^ stream, np.uint64(seed))
         low, high = np.uint32(mixed), np.uint32(mixed >> np.uint64(32))
-        if _is_broken(rows_UW, i):  # no code says so, hence the step does
+        if largest_bits(rows_UW, i) > _INFINITY:  # a NaN: no code says so, hence the step does
             steps[slot] = np.float32(np.nan)
             for j in range(num_codes):
                 values[slot, j] = 0
@@ -95,7 +85,7 @@ def nearest_lsq8(values: Codes, steps: Float32s, slots_U: Int64s, rows_UW: Float
     num_codes = values.shape[1]
     for i in range(len(slots_U)):
         slot = slots_U[i]
-        if _is_broken(rows_UW, i):
+        if largest_bits(rows_UW, i) > _INFINITY:
             steps[slot] = np.float32(np.nan)
             for j in range(num_codes):
                 values[slot, j] = 0

@@ -5,7 +5,6 @@ line too, and is tried again.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -23,6 +22,7 @@ from recsys.datasets.interaction_files import data_folder
 from recsys.errors import DataError, RecsysError
 from recsys.runtime.measuring import measured
 from recsys.training.comparison import Line, add_line, read_lines
+from recsys.training.recorded import key_of
 from recsys.training.report import format_value
 
 _MANIFESTS = ("examples.json", "manifest.json")
@@ -39,8 +39,7 @@ class Run:
 def planned(config: Mapping[str, Any], **told: Any) -> Run:
     """The run of a configuration, ``told`` being the fields of its line; DataError where its data is not there."""
     said = {"config": config, "data": _data_digest(config)}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-    return Run(line=Line(key=key, **told), config=config)
+    return Run(line=Line(key=key_of(said), **told), config=config)
 
 
 def _data_digest(config: Mapping[str, Any]) -> str:

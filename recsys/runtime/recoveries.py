@@ -1,6 +1,7 @@
 """What has died in a run: how often that may be, what replaces it in ``available`` recovery, and what is told of it."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,24 +71,26 @@ class Recoveries:
 
     def see_to_lost_shards(self, run: OnlineRun) -> None:
         """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
-        for shard, look in enumerate(run.store.look()):
+        looks = run.store.look()
+        for shard, look in enumerate(looks):
             if look["made_again_at"] > self._made_again_at.get(shard, 0):
                 self._made_again_at[shard] = look["made_again_at"]
                 run.expect_workers(shard)
                 self.note("available", f"shard {shard}", look["applied"], self._looked_at)
-            self._count_lost((shard, look["made_again_at"]), look["lost"])
+        self._count_lost(looks)
         self._looked_at = time.monotonic()
 
     def count_lost_steps(self, run: OnlineRun) -> None:
         """Those, too, of shards that came back when nobody trained any more."""
-        for shard, look in enumerate(run.store.look()):
-            self._count_lost((shard, look["made_again_at"]), look["lost"])
+        self._count_lost(run.store.look())
 
-    def _count_lost(self, made: tuple[int, int], lost: int) -> None:
-        newly_lost = lost - self._lost.get(made, 0)
-        if newly_lost:
-            self._lost[made] = lost
-            self._metrics.lost_steps(newly_lost)
+    def _count_lost(self, looks: Sequence[Mapping[str, int]]) -> None:
+        for shard, look in enumerate(looks):
+            made = (shard, look["made_again_at"])
+            newly_lost = look["lost"] - self._lost.get(made, 0)
+            if newly_lost:
+                self._lost[made] = look["lost"]
+                self._metrics.lost_steps(newly_lost)
 
     def _check_hope(self, error: ActorDied) -> None:
         if len(self.noted) + len(self._replaced) >= self._settings.recovery.max_recoveries:

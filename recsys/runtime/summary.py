@@ -75,7 +75,7 @@ def summarize(trained: Trained) -> dict[str, Any]:
         **_percentiles("rank_ms", rank_ms(trained, users)),
         "parity_max_abs_error": parity_error(trained, users),
         "seconds": trained.seconds,
-        "unsaved": trained.unsaved or None,
+        **({"unsaved": trained.unsaved} if trained.unsaved else {}),
         "versions": versions(),
     }
 

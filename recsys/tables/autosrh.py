@@ -68,11 +68,7 @@ class AutoSrhPlan(PrunedWeightsPlan):
 
     @cached_property
     def _code_map(self) -> CodeMap | None:
-        if self.map is None or isinstance(self.map, Mapping):
-            return None if self.map is None else CodeMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, CodeMap)
+        return None if self.map is None else CodeMap.given(self.map)
 
 
 class AutoSrh(PrunedWeights):

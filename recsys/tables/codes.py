@@ -67,11 +67,7 @@ class CodesPlan(TablePlan):
     def _code_map(self) -> CodeMap:
         if self.map is None:
             raise ConfigError("table.map is not given (kind=codes); python -m jobs.train table=dpq makes one")
-        if isinstance(self.map, Mapping):
-            return CodeMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, CodeMap)
+        return CodeMap.given(self.map)
 
 
 class Codes(Table):

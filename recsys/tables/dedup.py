@@ -76,13 +76,7 @@ class DedupPlan(FullPlan):
 
     @cached_property
     def _stored(self) -> CodeMap | None:
-        if self.map is None:
-            return None
-        if isinstance(self.map, Mapping):
-            return CodeMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, CodeMap)
+        return None if self.map is None else CodeMap.given(self.map)
 
 
 class Dedup(Full):

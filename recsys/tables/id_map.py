@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -67,6 +68,15 @@ class IdMap:
             raise DataError("a map of ids has changed since it was made (its checksum differs); make it anew")
         packed = {name: base64.b64decode(fields["packed"], validate=True) for name, fields in said["tables"].items()}
         return cls.unpacked({name: np.frombuffer(data, np.uint8) for name, data in packed.items()}, said)
+
+    @classmethod
+    def given(cls, said: Path | Mapping[str, Any]) -> Self:
+        """What ``table.map`` gives: the map itself as JSON, or its file. Errors as of from_json and ``read_id_map``."""
+        if isinstance(said, Mapping):
+            return cls.from_json(said)
+        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
+
+        return read_id_map(said, cls)
 
     @classmethod
     def unpacked(cls, data: Mapping[str, Any], about: Mapping[str, Any]) -> Self:

@@ -84,13 +84,7 @@ class MGQEPlan(DPQPlan):
 
     @cached_property
     def _frequent_map(self) -> FrequentMap | None:
-        if self.map is None:
-            return None
-        if isinstance(self.map, Mapping):
-            return FrequentMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, FrequentMap)
+        return None if self.map is None else FrequentMap.given(self.map)
 
 
 class MGQE(DPQ):

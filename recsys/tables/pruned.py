@@ -66,11 +66,7 @@ class PrunedPlan(TablePlan):
     def _kept_map(self) -> KeptMap:
         if self.map is None:
             raise ConfigError("table.map is not given (kind=pruned); python -m jobs.train table=optembed makes one")
-        if isinstance(self.map, Mapping):
-            return KeptMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, KeptMap)
+        return KeptMap.given(self.map)
 
 
 class Pruned(Table):

@@ -69,11 +69,7 @@ class SparsePlan(TablePlan):
     def _sparse_map(self) -> SparseMap:
         if self.map is None:
             raise ConfigError("table.map is not given (kind=sparse); python -m jobs.train table=deeplight makes one")
-        if isinstance(self.map, Mapping):
-            return SparseMap.from_json(self.map)
-        from recsys.tables.id_files import read_id_map  # needs safetensors, which serving does without
-
-        return read_id_map(self.map, SparseMap)
+        return SparseMap.given(self.map)
 
 
 class Sparse(Table):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys import hashing
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.store import RowReader, Snapshot, fresh_rows
 from recsys.tables.cce import CCE
@@ -16,6 +16,7 @@ from recsys.tables.code_map import CodeMap, IdCodes
 from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.training.dpq_stages import start_of
 from recsys.training.kmeans import kmeans
+from recsys.training.magnitudes import check_finite
 from recsys.training.stage import Work, digest_of, stage_folder, trained
 
 _IDS_PER_PULL = 1 << 16
@@ -96,11 +97,7 @@ def vectors_of(table: CCE, store: RowReader) -> Tensor:
         rows = torch.from_numpy(store.pull({name: keys_NK.reshape(-1).numpy()})[name])
         parts.append(table.compose(table.config.feature_names[0], ids_N, {name: rows.view(*keys_NK.shape, -1)}))
     vectors_ND = torch.cat(parts)
-    if not torch.isfinite(vectors_ND).all():
-        raise DataError(
-            f"the rows of table {name!r} have numbers that are none: training diverged; lower the learning rates, and "
-            "train anew"
-        )
+    check_finite(name, vectors_ND.numpy())
     return vectors_ND
 
 

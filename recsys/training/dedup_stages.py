@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys import hashing
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.store import RowReader, Snapshot, fresh_rows
 from recsys.tables.code_map import CodeMap, IdCodes
@@ -16,6 +16,7 @@ from recsys.tables.dedup import Dedup
 from recsys.tables.id_files import read_id_map, write_id_map
 from recsys.training.dpq_stages import start_of
 from recsys.training.lsh import shared_by_distance
+from recsys.training.magnitudes import check_finite
 from recsys.training.stage import Work, digest_of, stage_folder, trained
 
 
@@ -94,11 +95,7 @@ def block_vectors(table: Dedup, store: RowReader) -> Tensor:
     """The rows of each block end to end, (B, block_rows · D); of ids that are not there zeros."""
     name, ids_N = table.config.name, np.arange(table.num_embeddings)
     rows = store.pull({name: ids_N})[name]
-    if not np.isfinite(rows).all():
-        raise DataError(
-            f"the rows of table {name!r} have numbers that are none: training diverged; lower the learning rates, and "
-            "train anew"
-        )
+    check_finite(name, rows)
     padded = np.zeros((table.num_blocks * table.block_rows, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows
     return torch.from_numpy(padded.reshape(table.num_blocks, -1))

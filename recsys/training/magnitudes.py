@@ -60,12 +60,17 @@ def vectors_of(recommender: Recommender, name: str, store: RowReader) -> Floats:
     embed, feature = recommender.embeddings.embed, table.config.feature_names[0]
     parts = [embed(name, feature, ids_N, store).detach().numpy() for ids_N in _all_ids(table)]
     vectors_ID = np.concatenate(parts)
-    if not np.isfinite(vectors_ID).all():
+    check_finite(name, vectors_ID)
+    return vectors_ID
+
+
+def check_finite(name: str, rows: Floats) -> None:
+    """DataError where rows of a table, or vectors made of them, have numbers that are none."""
+    if not np.isfinite(rows).all():
         raise DataError(
             f"the rows of table {name!r} have numbers that are none: training diverged; lower the learning rates, and "
             "train anew"
         )
-    return vectors_ID
 
 
 class Ranked:

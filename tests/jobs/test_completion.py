@@ -16,7 +16,7 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 JOBS = sorted(
     path.stem
     for path in (ROOT / "jobs").glob("*.py")
-    if path.stem not in ("__init__", "launch", "refusing", "rehearsing", "sections")
+    if path.stem not in ("__init__", "launch", "refusing", "sections")
 )
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(
     path.stem
     for path in (ROOT / "jobs").glob("*.py")
-    if path.stem not in ("__init__", "launch", "refusing", "rehearsing", "sections")
+    if path.stem not in ("__init__", "launch", "refusing", "sections")
 )
 SLOW = ("torch", "ray", "numpy", "pyarrow", "kafka", "redis", "uvicorn", "matplotlib")
 

@@ -1,5 +1,6 @@
 """What jobs.online does where ``evaluation`` is set: the stream learned in this process, a line in the results."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jobs.launch import shown
 from recsys.batches.batch import LabelledBatch
 from recsys.features.declarations import Feature
 from recsys.fields import build
@@ -44,7 +44,7 @@ def run_rehearsal(config: Mapping[str, Any], folder: Path) -> None:
     key = key_of({**settings, "features": config["data"]})
     if results.has(key):
         write_page(page, results.lines())
-        console.print(f"{shown(page)} has this run already")
+        console.print(f"{os.path.relpath(page)} has this run already")
         return
     begun, cpu_begun = time.monotonic(), time.process_time()
     line = _learned(said, config, folder, evaluation)
@@ -52,7 +52,7 @@ def run_rehearsal(config: Mapping[str, Any], folder: Path) -> None:
     results.add({"key": key, "page": evaluation.page, "settings": dict(flat(settings)), **line, **spent})
     write_page(page, results.lines())
     found = ", ".join(f"{name} {figures['auc']:.4f}" for name, figures in line["judged"].items())
-    console.print(f"{said.data.name}, seed {said.seed}: AUC {found}; {shown(page)}")
+    console.print(f"{said.data.name}, seed {said.seed}: AUC {found}; {os.path.relpath(page)}")
 
 
 def _settings(config: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:

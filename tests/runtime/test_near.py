@@ -1,11 +1,16 @@
 """Through shared memory a worker's steps are what they are through Ray, and nothing of it is left behind."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from recsys.errors import DataError
+from recsys.ps.absence import sparing
+from recsys.ps.routing import shards_of
 from recsys.ps.worker import WorkerRows
 from recsys.rows.initial import Initial
 from recsys.rows.local import LocalRows
@@ -85,16 +90,61 @@ def test_a_read_ahead_that_is_not_wanted_harms_nothing() -> None:
     np.testing.assert_array_equal(rows.pull(first)["user"], expected)
 
 
-def test_without_shared_memory_everything_goes_by_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As between machines: everything goes by Ray."""
+
     def none(capacity: int) -> Lane:
         raise LaneLost("no shared memory")
 
     monkeypatch.setattr(Lane, "create", none)
+
+
+@pytest.mark.usefixtures("no_shared_memory")
+def test_without_shared_memory_everything_goes_by_ray() -> None:
     shards = start_shards(GROUPS[:1], 1, Begin(start=Snapshot((0,), {}), members={0: 1}))
     far = NearShard(shards[0], {"user": 4})
     rows = WorkerRows(GROUPS[:1], [far])
     keys = {"user": np.array([1, 2])}
     np.testing.assert_array_equal(rows.pull(keys)["user"], GROUPS[0].absent_rows(keys["user"]))
+
+
+@pytest.mark.usefixtures("no_shared_memory")
+def test_a_worker_goes_on_without_a_far_shard_and_takes_it_up_again() -> None:
+    """As far as the worker can tell the shard is on another machine; Ray makes it anew, without a checkpoint."""
+    group, keys_N = GROUPS[0], np.arange(100)
+    shards = start_shards([group], 2, Begin(start=Snapshot((0,), {}), members={0: 1}, restarts=1))
+    rows = WorkerRows([group], sparing(near([replace(shard, waits=False) for shard in shards], [group]), [group]))
+    is_gone_N = shards_of(group, keys_N, 2) == 1
+    first_NW, taken = group.absent_rows(keys_N), 0
+
+    def stepped() -> np.ndarray:
+        """Rows before one more step, which changes them all."""
+        rows_NW = rows.pull({"user": keys_N})["user"]
+        rows.push({"user": (keys_N, np.ones((100, 4), np.float32))}, 0)
+        rows.flush()
+        return rows_NW
+
+    while taken < 5:
+        stepped()
+        taken += 1
+    ray.kill(shards[1].actor, no_restart=False)
+    deadline = time.monotonic() + 60
+    reads_as_absent: list[bool] = []
+    while reads_as_absent[-2:] != [True, False] and time.monotonic() < deadline:
+        reads_as_absent.append(bool((stepped() == first_NW)[is_gone_N].all()))
+        taken += 1
+    looks = [shard.call("look")() for shard in shards]
+    assert [look["applied"] for look in looks] == [taken, taken]
+    assert looks[0]["lost"] == 0
+    assert looks[1]["lost"] >= 5 + reads_as_absent.count(True) - 1  # its own, and those that were taken without it
+    for look, is_there_N in zip(looks, (~is_gone_N, is_gone_N), strict=True):
+        known = LocalRows([group])
+        for _ in range(taken - look["lost"]):
+            known.push({"user": (keys_N, np.ones((100, 4), np.float32))}, 0)
+        np.testing.assert_array_equal(
+            rows.pull({"user": keys_N})["user"][is_there_N], known.pull({"user": keys_N})["user"][is_there_N]
+        )
 
 
 def test_what_a_shard_raises_is_raised_here() -> None:

@@ -7,7 +7,7 @@ restore and watch; a worker that trains in steps has ``recsys.ps.worker.WorkerRo
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,7 +30,28 @@ from recsys.rows.store import (
 )
 
 Pending = Callable[[], Any]  # waits for an answer and returns it
-Routes = dict[str, list[Keys]]  # by group, for each shard: the positions of its keys
+
+
+class Route(NamedTuple):
+    """Where keys go: each shard's ``positions``; and the ``place`` of each key in all those, laid end to end."""
+
+    positions: list[Keys]
+    place_N: Keys
+
+    @classmethod
+    def by(cls, shard_of_N: Keys, num_shards: int) -> "Route":
+        """The route of keys whose shards are known.
+
+        >>> Route.by(np.array([1, 0, 1]), num_shards=2)
+        Route(positions=[array([1]), array([0, 2])], place_N=array([1, 0, 2]))
+        """
+        positions = [np.flatnonzero(shard_of_N == shard) for shard in range(num_shards)]
+        place_N = np.empty(len(shard_of_N), np.int64)
+        place_N[np.concatenate(positions)] = np.arange(len(shard_of_N))
+        return cls(positions, place_N)
+
+
+Routes = Mapping[str, Route]  # by group
 
 PATIENCE_SECONDS = 1.0  # how long a step that all shards are to show together may take to come
 
@@ -54,12 +75,12 @@ class ShardedRows(RowStore):
         self.groups = by_name(groups)
         self.shards = list(shards)
         self.step = 0
-        self._known_routes: dict[str, tuple[tuple[Keys, list[Keys]], ...]] = {}  # by group, of the last two arrays
+        self._known_routes: dict[str, tuple[tuple[Keys, Route], ...]] = {}  # by group, of the last two arrays
 
     def pull(self, keys: Mapping[str, Keys]) -> dict[str, Floats]:
         """See RowReader.pull."""
         routes = self._routes(keys)
-        return self._gathered(keys, routes, self._each("pull", self._parted(keys, routes)))
+        return self._gathered(routes, self._each("pull", self._parted(keys, routes)))
 
     def push(
         self,
@@ -171,7 +192,10 @@ class ShardedRows(RowStore):
 
     def _parted(self, keys: Mapping[str, Keys], routes: Routes) -> list[dict[str, Keys]]:
         """What each shard is asked for: every group, though there may be no keys."""
-        return [{name: keys[name][route[shard]] for name, route in routes.items()} for shard in range(len(self.shards))]
+        return [
+            {name: keys[name].take(route.positions[shard]) for name, route in routes.items()}
+            for shard in range(len(self.shards))
+        ]
 
     def _parted_gradients(self, gradients: Mapping[str, Gradients]) -> list[dict[str, Gradients]]:
         """What each shard is sent; DataError where something of it can not be."""
@@ -182,19 +206,16 @@ class ShardedRows(RowStore):
         routes = self._routes({name: arrays[0] for name, arrays in gradients.items()})
         parts: list[dict[str, Gradients]] = [{} for _ in self.shards]
         for name, arrays in gradients.items():
-            for part, positions in zip(parts, routes[name], strict=True):
-                part[name] = tuple(array[positions] for array in arrays)  # type: ignore[assignment]
+            for part, positions in zip(parts, routes[name].positions, strict=True):  # take: four times as quick as [ ]
+                part[name] = tuple(array.take(positions, axis=0) for array in arrays)  # type: ignore[assignment]
         return parts
 
-    def _gathered(
-        self, keys: Mapping[str, Keys], routes: Routes, answers: Sequence[Mapping[str, Floats]]
-    ) -> dict[str, Floats]:
+    def _gathered(self, routes: Routes, answers: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
         """The shards' rows in the order of the keys."""
-        rows = {name: np.empty((len(keys_N), self.groups[name].width), np.float32) for name, keys_N in keys.items()}
-        for shard, answer in enumerate(answers):
-            for name, part in answer.items():
-                rows[name][routes[name][shard]] = part
-        return rows
+        return {
+            name: np.concatenate([answer[name] for answer in answers]).take(route.place_N, axis=0)
+            for name, route in routes.items()
+        }
 
     def _each(self, method: str, arguments: Sequence[Any], *common: Any) -> list[Any]:
         """Call every shard with its own argument, then wait for all."""
@@ -204,7 +225,7 @@ class ShardedRows(RowStore):
 
     def _routes(self, keys: Mapping[str, Keys]) -> Routes:
         """Routes of keys. What was pulled is pushed: to see that they are the same is quicker than to route again."""
-        routes = {}
+        routes: dict[str, Route] = {}
         for name, keys_N in keys.items():
             known = self._known_routes.get(name, ())
             route = next((route for of, route in known if _same(of, keys_N)), None)
@@ -214,11 +235,9 @@ class ShardedRows(RowStore):
             routes[name] = route
         return routes
 
-    def _route(self, name: str, keys_N: Keys) -> list[Keys]:
-        """For each shard, the positions in ``keys_N`` of its keys."""
+    def _route(self, name: str, keys_N: Keys) -> Route:
         group = self._group(name)
-        shard_of_N = shards_of(group, group.checked_keys(keys_N), len(self.shards))
-        return [np.flatnonzero(shard_of_N == shard) for shard in range(len(self.shards))]
+        return Route.by(shards_of(group, group.checked_keys(keys_N), len(self.shards)), len(self.shards))
 
     def _group(self, name: str) -> RowGroup:
         if name not in self.groups:

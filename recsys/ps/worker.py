@@ -64,7 +64,7 @@ class WorkerRows(ShardedRows):
         routes = self._routes(keys)
         parts = self._parted(keys, routes)
         asked = [shard.call("pull", part, self.step) for shard, part in zip(self.shards, parts, strict=True)]
-        return self._gathered(keys, routes, self._waited(asked))
+        return self._gathered(routes, self._waited(asked))
 
     def prefetch(self, keys: Mapping[str, Keys]) -> None:
         """See RowStore.prefetch; left undone where asking when needed is the quicker."""
@@ -124,14 +124,14 @@ class WorkerRows(ShardedRows):
     def _finished(self, ahead: _Ahead) -> dict[str, Floats]:
         """What was read before the last push, with what has changed up to it."""
         assert ahead.refreshed is not None
-        rows = self._gathered(ahead.keys, ahead.routes, self._waited(ahead.read))
+        rows = self._gathered(ahead.routes, self._waited(ahead.read))
         self._pushed = []
         refreshed: list[Refreshed | None] = self._waited(ahead.refreshed)
         for shard, changed in enumerate(refreshed):
             if changed is None:
                 changed = self._read_again(ahead, shard)
             for name, (positions, fresh) in changed.items():
-                rows[name][ahead.routes[name][shard][positions]] = fresh
+                rows[name][ahead.routes[name].positions[shard][positions]] = fresh
         return rows
 
     def _waited(self, pending: Sequence[Pending]) -> list[Any]:
@@ -142,6 +142,6 @@ class WorkerRows(ShardedRows):
 
     def _read_again(self, ahead: _Ahead, shard: int) -> Refreshed:
         """All rows of one shard, which does not remember what was read of it before."""
-        keys = {name: keys_N[ahead.routes[name][shard]] for name, keys_N in ahead.keys.items()}
+        keys = {name: keys_N.take(ahead.routes[name].positions[shard]) for name, keys_N in ahead.keys.items()}
         rows = self.shards[shard].call("pull", keys, self.step)()
         return {name: (np.arange(len(rows[name])), rows[name]) for name in rows}

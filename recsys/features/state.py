@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter, neg
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,8 @@ Versions = list[tuple[int, FactValues]]  # (valid from, facts) of one id, by tim
 NOTHING: FactValues = {}  # the facts of an id of which none are known
 K = TypeVar("K", contravariant=True)
 V = TypeVar("V")
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
 _first = itemgetter(0)
 
 
@@ -25,10 +27,20 @@ class Entries(Protocol[K, V]):
 
     def __setitem__(self, key: K, value: V, /) -> None: ...
 
+    def fetch(self, keys: Iterable[K], /) -> None:
+        """Have at hand what is going to be asked for."""
+
     def items(self) -> Iterable[tuple[Any, V]]:
         """Every (key, value)."""
 
     def __len__(self) -> int: ...
+
+
+class Held(dict[Key, Kept]):
+    """Entries that are all in memory."""
+
+    def fetch(self, keys: Iterable[Key]) -> None:
+        """They are at hand."""
 
 
 _SETTLE_MS = 10_000
@@ -109,7 +121,7 @@ class FactTable:
     """
 
     def __init__(self, versions: "Entries[Id, Versions] | None" = None) -> None:
-        self._versions: Entries[Id, Versions] = {} if versions is None else versions
+        self._versions: Entries[Id, Versions] = Held() if versions is None else versions
 
     def put(self, of: Id, time_ms: int, facts: FactValues) -> None:
         """What is known of an id from ``time_ms`` on; the same time again replaces."""
@@ -131,6 +143,10 @@ class FactTable:
             return versions[-1][1]
         at = bisect_right(versions, time_ms, key=_first)
         return versions[at - 1][1] if at else NOTHING
+
+    def fetch(self, ids: Iterable[Id]) -> None:
+        """Have at hand what is known of some."""
+        self._versions.fetch(ids)
 
     def ids(self) -> list[Id]:
         """Every id that has facts."""
@@ -162,7 +178,7 @@ class FeatureState:
         self.keep_items = keep_items
         self.profiles = FactTable() if profiles is None else profiles
         self.items = FactTable() if items is None else items
-        self._histories: Entries[Id, History] = {} if histories is None else histories
+        self._histories: Entries[Id, History] = Held() if histories is None else histories
         self._changed = changed or Changed()
 
     def with_histories(self, histories: "Entries[Id, History]") -> "FeatureState":
@@ -172,6 +188,12 @@ class FeatureState:
     def history(self, user_id: Id) -> History:
         """A user's history; a new user's is empty."""
         return self._histories.get(user_id) or History()
+
+    def fetch(self, users: Collection[Id], items: Iterable[Id]) -> None:
+        """Have at hand what is known of some users and items."""
+        self._histories.fetch(users)
+        self.profiles.fetch(users)
+        self.items.fetch(items)
 
     def users(self) -> list[Id]:
         """Users that have a history, in the order they were first seen, where that is known."""

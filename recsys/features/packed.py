@@ -1,0 +1,90 @@
+"""The declared features of an impression as bytes (``packing``): what the joiner keeps until a label is final.
+
+The values are those that the extractor gives to a ranker, by its own sources and encoders.
+"""
+
+import struct
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from recsys.features.declarations import Feature
+from recsys.features.extract import CLOCK, HISTORY, HOUR_MS, Encoder, Extractor, item_raw, kept_values
+from recsys.features.packing import Packed, pack, pack_ids, pack_number
+from recsys.features.state import FactValues, History, Id
+
+Parts = tuple[Packed, ...]
+_Named = tuple[str, Encoder]
+
+
+class PackedFeatures:
+    """Features of an extractor, packed in the order in which they are declared.
+
+    >>> features = [Feature(name="item", kind="id", source="item.id"), Feature(name="user", kind="id", source="user.id")]
+    >>> PackedFeatures(Extractor(features)).as_of(0, 7, History(), {}, 3, {}) == pack([[3], [7]])
+    True
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self._of_user: list[tuple[Callable[[Id, History, int], Any], Callable[[Any], Packed]]] = []
+        runs: dict[str, list[list[_Named]]] = {"profile": [], "item": [], "time": []}
+        order: list[tuple[str, int]] = []
+        for owner, run in groupby(extractor.declared, key=lambda declared: declared[0]):
+            if owner == "user":
+                for _, feature, source, encode in run:
+                    order.append((owner, len(self._of_user)))
+                    self._of_user.append((HISTORY[source], _packer(feature, encode)))
+            else:
+                order.append((owner, len(runs[owner])))
+                runs[owner].append([(source, encode) for _, _, source, encode in run])
+        first = {"user": 0, "profile": len(self._of_user)}
+        first["item"] = first["profile"] + len(runs["profile"])
+        first["time"] = first["item"] + len(runs["item"])
+        self._order = [first[owner] + number for owner, number in order]
+        self._profile_runs, self._item_runs, self._time_runs = runs["profile"], runs["item"], runs["time"]
+        self._profiles: dict[Id, tuple[FactValues, Parts]] = {}
+        self._items: dict[Id, tuple[FactValues, Parts]] = {}
+        self._hour, self._of_hour = -1, Parts()
+
+    def as_of(
+        self, time_ms: int, user_id: Id, history: History, profile: FactValues, item_id: Id, facts: FactValues
+    ) -> Packed:
+        """The values of what was known of a user and an item at a time."""
+        if time_ms // HOUR_MS != self._hour:
+            self._hour = time_ms // HOUR_MS
+            self._of_hour = tuple(
+                pack(encode(CLOCK[source](self._hour)) for source, encode in run) for run in self._time_runs
+            )
+        found = [
+            *[packer(taken(user_id, history, time_ms)) for taken, packer in self._of_user],
+            *kept_values(self._profiles, user_id, profile, self._parts_of_profile),
+            *kept_values(self._items, item_id, facts, self._parts_of_item),
+            *self._of_hour,
+        ]
+        return b"".join([found[at] for at in self._order])
+
+    def _parts_of_profile(self, _: Id, profile: FactValues) -> Parts:
+        return tuple(pack(encode(profile.get(source)) for source, encode in run) for run in self._profile_runs)
+
+    def _parts_of_item(self, item_id: Id, facts: FactValues) -> Parts:
+        return tuple(
+            pack(encode(item_raw(source, item_id, facts)) for source, encode in run) for run in self._item_runs
+        )
+
+
+def _packer(feature: Feature, encode: Encoder) -> Callable[[Any], Packed]:
+    """From a raw value to its packed form; lists of integers, as nearly all are, without looking at each."""
+    max_length = feature.max_length
+
+    def pack_bag(raw: Any) -> Packed:
+        if type(raw) is list:
+            try:
+                return pack_ids(raw[:max_length])
+            except struct.error:
+                pass
+        return pack_ids(encode(raw))  # type: ignore[arg-type]
+
+    if feature.kind == "number":
+        return lambda raw: pack_number(encode(raw))
+    plain = feature.kind in ("bag", "sequence") and feature.vocabulary is None
+    return pack_bag if plain else lambda raw: pack_ids(encode(raw))  # type: ignore[arg-type]

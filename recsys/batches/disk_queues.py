@@ -61,7 +61,10 @@ class DiskEntries(Generic[K, V]):
         if found is not None or key in self._absent:
             return found
         data = self._rocks.get(self._raw(key))
-        return None if data is None else self._hold(key, data)
+        if data is None:
+            return None
+        self._recent.put(key, value := self._decode(data))
+        return value
 
     def fetch(self, keys: Iterable[K]) -> None:
         """Have at hand what is going to be asked for."""
@@ -73,16 +76,13 @@ class DiskEntries(Generic[K, V]):
         ]
         if not missing:
             return
+        found: dict[K, V] = {}
         for key, data in zip(missing, self._rocks.get_many([self._raw(key) for key in missing]), strict=True):
             if data is None:
                 absent.add(key)
             else:
-                self._hold(key, data)
-
-    def _hold(self, key: K, data: bytes) -> V:
-        value = self._decode(data)
-        self._recent.put(key, value)
-        return value
+                found[key] = self._decode(data)
+        recent.put_all(found)
 
     def _raw(self, key: K) -> bytes:
         return self._prefix + self._text_of(key).encode()
@@ -107,15 +107,13 @@ class DiskEntries(Generic[K, V]):
 
     def write(self, into: Changes) -> None:
         """Add what changed to a batch."""
-        held: dict[K, V] = {}
-        for key, value in self._changed.items():
-            if value is None:
-                into[self._raw(key)] = None
-                self._recent.drop(key)
-            else:
-                into[self._raw(key)] = self._encode(value)
-                held[key] = value
+        held = {key: value for key, value in self._changed.items() if value is not None}
+        into.update(zip(map(self._raw, held), map(self._encode, held.values()), strict=True))
         self._recent.put_all(held)
+        if len(held) < len(self._changed):
+            gone = [key for key, value in self._changed.items() if value is None]
+            into.update(dict.fromkeys(map(self._raw, gone)))
+            self._recent.drop_all(gone)
         self._changed.clear()
         self._absent.clear()
 

@@ -35,6 +35,7 @@ from recsys.batches.join_state import JoinState, Pending, Request
 from recsys.batches.rocks import Rocks, RocksMemory
 from recsys.errors import DataError
 from recsys.events import Action
+from recsys.features.latest import Latest
 from recsys.features.state import FactTable, FeatureState, History, Id, Versions
 from recsys.hashing import id_of_text, id_text
 
@@ -280,25 +281,13 @@ def _request_size(request: Request) -> int:
     return 300 * len(request) if isinstance(request, list) else 32
 
 
-def _history_bytes(history: History) -> bytes:
-    return encode(
-        [
-            history.shown_items,
-            history.shown_ms,
-            history.likes,
-            history.likes_ms,
-            history.num_impressions,
-            history.num_likes,
-        ]
-    )
-
-
-def _history_of(data: bytes) -> History:
-    return History(*decode(data))
-
-
 def _history_size(history: History) -> int:
-    return 500 + 80 * (len(history.shown_items) + len(history.likes))
+    return sum(_latest_size(latest) for latest in (history.impressions, history.likes)) + 150
+
+
+def _latest_size(latest: Latest) -> int:
+    texts = () if latest.texts is None else latest.texts
+    return 150 + 2 * len(latest.ids) + sum(60 + len(text) if isinstance(text, str) else 40 for text in texts)
 
 
 def _versions_of(data: bytes) -> Versions:
@@ -311,5 +300,5 @@ def _versions_size(versions: Versions) -> int:
     return 300 * len(versions) + 150 * len(facts) + within
 
 
-_HISTORY = (_history_bytes, _history_of)
+_HISTORY = (encode, msgspec.msgpack.Decoder(History).decode)
 _VERSIONS = (encode, _versions_of)

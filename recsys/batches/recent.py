@@ -4,11 +4,10 @@ Two generations: what is used moves to the young one; when that is half of every
 most keeps the room, whatever kind it is of.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-_ENTRY_BYTES = 200  # what Python takes for a key and a place in a dict, beside the value
-_FULL = 0.75  # of the young generation, when counted again
+_ENTRY_BYTES = 250  # what Python takes for a key, its places in two dicts and a size, beside the value
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -19,7 +18,7 @@ class Lately:
     def __init__(self, max_bytes: int) -> None:
         self._max_young_bytes = max_bytes // 2
         self._kinds: list[Recent] = []
-        self._young_bytes = 0  # no less than there are: what is put again is counted again
+        self._young_bytes = 0
 
     def kind(self, size_of: Callable[[V], int]) -> "Recent[K, V]":
         """Values of one kind, each of which takes ``size_of`` bytes."""
@@ -27,12 +26,9 @@ class Lately:
         return kind
 
     def grow(self, num_bytes: int) -> None:
-        """So much more is held."""
+        """So much more is held, or less."""
         self._young_bytes += num_bytes
-        if self._young_bytes <= self._max_young_bytes:
-            return
-        self._young_bytes = sum(kind.young_bytes() for kind in self._kinds)
-        if self._young_bytes > _FULL * self._max_young_bytes:
+        if self._young_bytes > self._max_young_bytes:
             self._young_bytes = 0
             for kind in self._kinds:
                 kind.age()
@@ -50,6 +46,7 @@ class Recent(Generic[K, V]):
     def __init__(self, together: Lately, size_of: Callable[[V], int]) -> None:
         self._together, self._size_of = together, size_of
         self._young: dict[K, V] = {}
+        self._sizes: dict[K, int] = {}  # of the young ones
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
@@ -63,23 +60,25 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Hold a value."""
-        self._young[key] = value
-        self._together.grow(self._size_of(value) + _ENTRY_BYTES)
+        self.put_all({key: value})
 
     def put_all(self, values: Mapping[K, V]) -> None:
         """Hold many."""
+        sizes = dict(zip(values, map(self._size_of, values.values()), strict=True))
+        before = sum([self._sizes.get(key, -_ENTRY_BYTES) for key in values])
         self._young.update(values)
-        self._together.grow(sum(map(self._size_of, values.values())) + _ENTRY_BYTES * len(values))
+        self._sizes.update(sizes)
+        self._together.grow(sum(sizes.values()) - before)
 
-    def drop(self, key: K) -> None:
-        """Hold it no longer."""
-        self._young.pop(key, None)
-        self._old.pop(key, None)
-
-    def young_bytes(self) -> int:
-        """What the young ones take."""
-        return sum(map(self._size_of, self._young.values())) + _ENTRY_BYTES * len(self._young)
+    def drop_all(self, keys: Iterable[K]) -> None:
+        """Hold some no longer."""
+        gone = 0
+        for key in keys:
+            self._old.pop(key, None)
+            if self._young.pop(key, None) is not None:
+                gone += self._sizes.pop(key) + _ENTRY_BYTES
+        self._together.grow(-gone)
 
     def age(self) -> None:
         """The old ones go, the young ones are old."""
-        self._old, self._young = self._young, {}
+        self._old, self._young, self._sizes = self._young, {}, {}

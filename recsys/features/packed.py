@@ -3,18 +3,17 @@
 The values are those that the extractor gives to a ranker, by its own sources and encoders.
 """
 
-import struct
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any
 
-from recsys.features.declarations import Feature
+from recsys.features.declarations import SEQUENCES, Feature
 from recsys.features.extract import CLOCK, HISTORY, HOUR_MS, Encoder, Extractor, item_raw, kept_values
 from recsys.features.packing import Packed, pack, pack_ids, pack_number
 from recsys.features.state import FactValues, History, Id
 
 Parts = tuple[Packed, ...]
 _Named = tuple[str, Encoder]
+_OfHistory = Callable[[Id, History, int], Packed]
 
 
 class PackedFeatures:
@@ -26,14 +25,14 @@ class PackedFeatures:
     """
 
     def __init__(self, extractor: Extractor) -> None:
-        self._of_user: list[tuple[Callable[[Id, History, int], Any], Callable[[Any], Packed]]] = []
+        self._of_user: list[_OfHistory] = []
         runs: dict[str, list[list[_Named]]] = {"profile": [], "item": [], "time": []}
         order: list[tuple[str, int]] = []
         for owner, run in groupby(extractor.declared, key=lambda declared: declared[0]):
             if owner == "user":
                 for _, feature, source, encode in run:
                     order.append((owner, len(self._of_user)))
-                    self._of_user.append((HISTORY[source], _packer(feature, encode)))
+                    self._of_user.append(_of_history(feature, source, encode))
             else:
                 order.append((owner, len(runs[owner])))
                 runs[owner].append([(source, encode) for _, _, source, encode in run])
@@ -56,7 +55,7 @@ class PackedFeatures:
                 pack(encode(CLOCK[source](self._hour)) for source, encode in run) for run in self._time_runs
             )
         found = [
-            *[packer(taken(user_id, history, time_ms)) for taken, packer in self._of_user],
+            *[packed(user_id, history, time_ms) for packed in self._of_user],
             *kept_values(self._profiles, user_id, profile, self._parts_of_profile),
             *kept_values(self._items, item_id, facts, self._parts_of_item),
             *self._of_hour,
@@ -72,19 +71,13 @@ class PackedFeatures:
         )
 
 
-def _packer(feature: Feature, encode: Encoder) -> Callable[[Any], Packed]:
-    """From a raw value to its packed form; lists of integers, as nearly all are, without looking at each."""
-    max_length = feature.max_length
-
-    def pack_bag(raw: Any) -> Packed:
-        if type(raw) is list:
-            try:
-                return pack_ids(raw[:max_length])
-            except struct.error:
-                pass
-        return pack_ids(encode(raw))  # type: ignore[arg-type]
-
+def _of_history(feature: Feature, source: str, encode: Encoder) -> _OfHistory:
+    """A packed value of a user's history. Its items are taken over as they are, unless a vocabulary chooses of them."""
+    taken, max_length = HISTORY[source], feature.max_length
     if feature.kind == "number":
-        return lambda raw: pack_number(encode(raw))
-    plain = feature.kind in ("bag", "sequence") and feature.vocabulary is None
-    return pack_bag if plain else lambda raw: pack_ids(encode(raw))  # type: ignore[arg-type]
+        return lambda user_id, history, time_ms: pack_number(encode(taken(user_id, history, time_ms)))
+    if source in SEQUENCES and feature.kind != "id" and feature.vocabulary is None:
+        if source == "shown":
+            return lambda user_id, history, time_ms: history.impressions.packed(time_ms, max_length)
+        return lambda user_id, history, time_ms: history.likes.packed(time_ms, max_length)
+    return lambda user_id, history, time_ms: pack_ids(encode(taken(user_id, history, time_ms)))

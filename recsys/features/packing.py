@@ -19,6 +19,7 @@ Packed = bytes
 
 _MANY = 64
 _COUNTED = [struct.Struct(f"<{num + 1}q").pack for num in range(_MANY)]
+_WORDS = [struct.Struct(f"<{num}q").unpack for num in range(_MANY)]
 pack_number = struct.Struct("<d").pack
 _number_at = struct.Struct("<d").unpack_from
 _count_at = struct.Struct("<q").unpack_from
@@ -28,6 +29,17 @@ def pack_ids(ids: Sequence[Any]) -> Packed:
     """Ids and how many they are; struct.error where one is no int64."""
     num = len(ids)
     return _COUNTED[num](num, *ids) if num < _MANY else struct.pack(f"<{num + 1}q", num, *ids)
+
+
+def pack_words(words: Sequence[int]) -> bytes:
+    """Integers, without how many they are."""
+    return struct.pack(f"<{len(words)}q", *words)
+
+
+def unpack_words(data: bytes) -> tuple[int, ...]:
+    """The integers that ``pack_words`` wrote."""
+    num = len(data) // 8
+    return _WORDS[num](data) if num < _MANY else struct.unpack(f"<{num}q", data)
 
 
 def pack(values: Iterable[Value]) -> Packed:

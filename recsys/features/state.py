@@ -1,13 +1,16 @@
 """What is known of users and items, as of a time: the part of the joiner's state that features come from."""
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter, neg
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
-Id = int | str
+import msgspec
+
+from recsys.features.latest import Id, Latest
+
 FactValues = dict[str, Any]
 Versions = list[tuple[int, FactValues]]  # (valid from, facts) of one id, by time
 
@@ -47,38 +50,35 @@ _SETTLE_MS = 10_000
 _MAX_VERSIONS = 100
 
 
-@dataclass(slots=True)
-class History:
+class History(msgspec.Struct, array_like=True, gc=False):
     """One user's past: the latest items shown and liked with their times, the latest first, and two counters.
 
     >>> history = History(); history.like(10, "a", keep=2); history.like(5, "b", keep=2); history.liked(as_of_ms=7)
     ['b']
     """
 
-    shown_items: list[Id] = field(default_factory=list)
-    shown_ms: list[int] = field(default_factory=list)
-    likes: list[Id] = field(default_factory=list)
-    likes_ms: list[int] = field(default_factory=list)
+    impressions: Latest = msgspec.field(default_factory=Latest)
+    likes: Latest = msgspec.field(default_factory=Latest)
     num_impressions: int = 0
     num_likes: int = 0
 
     def show(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add an impression; of more than ``keep`` the oldest goes."""
         self.num_impressions += 1
-        _insert(self.shown_items, self.shown_ms, time_ms, item_id, keep)
+        self.impressions.add(time_ms, item_id, keep)
 
     def like(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add a like; of more than ``keep`` the oldest goes."""
         self.num_likes += 1
-        _insert(self.likes, self.likes_ms, time_ms, item_id, keep)
+        self.likes.add(time_ms, item_id, keep)
 
     def shown(self, as_of_ms: int | None = None) -> list[Id]:
         """Items shown, the latest first, as of a time."""
-        return self.shown_items[_first_at(self.shown_ms, as_of_ms) :]
+        return self.impressions.items(as_of_ms)
 
     def liked(self, as_of_ms: int | None = None) -> list[Id]:
         """Liked items, the latest first, as of a time."""
-        return self.likes[_first_at(self.likes_ms, as_of_ms) :]
+        return self.likes.items(as_of_ms)
 
     @property
     def like_log_odds(self) -> float:
@@ -92,25 +92,10 @@ class History:
         The pause gives an impression's like the time to arrive; without it, what was just shown would count as
         disliked.
         """
-        first = _first_at(self.shown_ms, as_of_ms - _SETTLE_MS)
-        settled = self.shown_items[first : first + 5]
-        liked = set(self.liked(as_of_ms))
+        settled = self.shown(as_of_ms - _SETTLE_MS)[:5]
+        liked = set(self.liked(as_of_ms)) if settled else ()
         num_liked = sum([item in liked for item in settled])
         return math.log((num_liked + 2) / (len(settled) - num_liked + 2))
-
-
-def _insert(items: list[Id], times_ms: list[int], time_ms: int, item_id: Id, keep: int) -> None:
-    at = _first_at(times_ms, time_ms)  # of equal times, the one that came last is the later
-    items.insert(at, item_id)
-    times_ms.insert(at, time_ms)
-    del items[keep:], times_ms[keep:]
-
-
-def _first_at(times_ms: list[int], as_of_ms: int | None) -> int:
-    """Where the times up to one begin, among times of which the latest is first."""
-    if as_of_ms is None or not times_ms or times_ms[0] <= as_of_ms:
-        return 0
-    return bisect_left(times_ms, -as_of_ms, key=neg)
 
 
 class FactTable:
@@ -350,8 +335,8 @@ def user_from_json(saved: dict[str, Any]) -> tuple[History, FactValues]:
 def history_to_json(history: History) -> dict[str, Any]:
     """A history as plain values, the oldest first."""
     return {
-        "shown": list(zip(reversed(history.shown_ms), reversed(history.shown_items), strict=True)),
-        "likes": list(zip(reversed(history.likes_ms), reversed(history.likes), strict=True)),
+        "shown": list(zip(history.impressions.times_ms()[::-1], history.shown()[::-1], strict=True)),
+        "likes": list(zip(history.likes.times_ms()[::-1], history.liked()[::-1], strict=True)),
         "num_impressions": history.num_impressions,
         "num_likes": history.num_likes,
     }
@@ -361,10 +346,8 @@ def history_from_json(saved: dict[str, Any]) -> History:
     """The history that ``history_to_json`` described."""
     shown, likes = saved["shown"][::-1], saved["likes"][::-1]
     return History(
-        shown_items=[item_id for _, item_id in shown],
-        shown_ms=[time_ms for time_ms, _ in shown],
-        likes=[item_id for _, item_id in likes],
-        likes_ms=[time_ms for time_ms, _ in likes],
-        num_impressions=saved["num_impressions"],
-        num_likes=saved["num_likes"],
+        Latest.of([item_id for _, item_id in shown], [time_ms for time_ms, _ in shown]),
+        Latest.of([item_id for _, item_id in likes], [time_ms for time_ms, _ in likes]),
+        saved["num_impressions"],
+        saved["num_likes"],
     )

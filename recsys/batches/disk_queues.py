@@ -7,7 +7,7 @@ numbers do.
 import heapq
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
@@ -28,12 +28,14 @@ decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
 _decode_timed: Callable[[bytes], list[Timed]] = msgspec.msgpack.Decoder(list[Timed]).decode
 number_bytes = struct.Struct(">Q").pack
 _ABSENT: Any = object()
+_OBJECT_BYTES = 300  # what objects take, beside the bytes of their encoded form
 
 
 class DiskEntries(Generic[K, V]):
     """A mapping, larger than memory. What is got and changed must be put again.
 
-    What was used lately is held as objects; ``fetch`` has many at hand by one question to the disk.
+    What was used lately is held as objects, which take ``object_factor`` times the bytes of their encoded form and some
+    more; ``fetch`` has many at hand by one question to the disk.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class DiskEntries(Generic[K, V]):
         *,
         key_text: tuple[Callable[[K], str], Callable[[str], K]],
         coded: tuple[Callable[[V], bytes], Callable[[bytes], V]],
-        size_of: Callable[[V], int],
+        object_factor: int = 1,
     ) -> None:
         self._rocks, self._prefix = rocks, prefix
-        self._recent: Recent[K, V] = rocks.lately.kind(size_of)
+        self._recent: Recent[K, V] = rocks.lately.kind()
+        self._object_factor = object_factor
         self._text_of, self._key_of = key_text
         self._encode, self._decode = coded
         self._changed: dict[K, V | None] = {}  # since the last commit; None is deleted
@@ -63,7 +66,8 @@ class DiskEntries(Generic[K, V]):
         data = self._rocks.get(self._raw(key))
         if data is None:
             return None
-        self._recent.put(key, value := self._decode(data))
+        value = self._decode(data)
+        self._recent.put_all([key], [value], self._sizes([data]))
         return value
 
     def fetch(self, keys: Iterable[K]) -> None:
@@ -76,13 +80,17 @@ class DiskEntries(Generic[K, V]):
         ]
         if not missing:
             return
-        found: dict[K, V] = {}
-        for key, data in zip(missing, self._rocks.get_many([self._raw(key) for key in missing]), strict=True):
-            if data is None:
-                absent.add(key)
-            else:
-                found[key] = self._decode(data)
-        recent.put_all(found)
+        found = self._rocks.get_many([self._raw(key) for key in missing])
+        data = [data for data in found if data is not None]
+        if data:
+            keys = [key for key, data in zip(missing, found, strict=True) if data is not None]
+            recent.put_all(keys, map(self._decode, data), self._sizes(data))
+        if len(data) < len(found):
+            absent.update([key for key, data in zip(missing, found, strict=True) if data is None])
+
+    def _sizes(self, data: Sequence[bytes]) -> list[int]:
+        factor = self._object_factor
+        return [_OBJECT_BYTES + factor * len(encoded) for encoded in data]
 
     def _raw(self, key: K) -> bytes:
         return self._prefix + self._text_of(key).encode()
@@ -108,8 +116,9 @@ class DiskEntries(Generic[K, V]):
     def write(self, into: Changes) -> None:
         """Add what changed to a batch."""
         held = {key: value for key, value in self._changed.items() if value is not None}
-        into.update(zip(map(self._raw, held), map(self._encode, held.values()), strict=True))
-        self._recent.put_all(held)
+        data = list(map(self._encode, held.values()))
+        into.update(zip(map(self._raw, held), data, strict=True))
+        self._recent.put_all(held, held.values(), self._sizes(data))
         if len(held) < len(self._changed):
             gone = [key for key, value in self._changed.items() if value is None]
             into.update(dict.fromkeys(map(self._raw, gone)))

@@ -35,7 +35,6 @@ from recsys.batches.join_state import JoinState, Pending, Request
 from recsys.batches.rocks import Rocks, RocksMemory
 from recsys.errors import DataError
 from recsys.events import Action
-from recsys.features.latest import Latest
 from recsys.features.state import FactTable, FeatureState, History, Id, Versions
 from recsys.hashing import id_of_text, id_text
 
@@ -67,10 +66,9 @@ class PartitionDisk:
             _REQUESTS,
             key_text=(str, str),
             coded=(_request_bytes, _request_of),
-            size_of=_request_size,
         )
         self.histories: DiskEntries[Id, History] = DiskEntries(
-            self._rocks, _HISTORIES, key_text=(id_text, id_of_text), coded=_HISTORY, size_of=_history_size
+            self._rocks, _HISTORIES, key_text=(id_text, id_of_text), coded=_HISTORY
         )
         self._deadlines = DiskDeadlines(self._rocks, _DEADLINES, self._requests.fetch)
         taken, early_taken = self._own["taken"]
@@ -168,7 +166,7 @@ class FactsDisk:
         self.items = self._entries(_ITEMS)
 
     def _entries(self, prefix: bytes) -> DiskEntries[Id, Versions]:
-        return DiskEntries(self._rocks, prefix, key_text=(id_text, id_of_text), coded=_VERSIONS, size_of=_versions_size)
+        return DiskEntries(self._rocks, prefix, key_text=(id_text, id_of_text), coded=_VERSIONS, object_factor=8)
 
     def commit(self, about: Mapping[str, Any]) -> None:
         """Write all that changed, in one batch."""
@@ -222,6 +220,7 @@ class JoinerDisk:
         sync: bool = False,
     ) -> None:
         memory = RocksMemory(memory_mb, len(partitions) + 1)
+        self.lately = memory.lately
         self.partitions = {
             index: PartitionDisk(folder / f"partition-{index:04d}", memory, origin=origin, sync=sync)
             for index in partitions
@@ -274,30 +273,8 @@ def _request_of(data: bytes) -> Request:
     return _decode_early(data).early if kind == 0x80 else _decode_emitted(data)
 
 
-def _request_size(request: Request) -> int:
-    """About the bytes that Python takes for it."""
-    if type(request) is Pending:
-        return 350 + len(request.values)
-    return 300 * len(request) if isinstance(request, list) else 32
-
-
-def _history_size(history: History) -> int:
-    return sum(_latest_size(latest) for latest in (history.impressions, history.likes)) + 150
-
-
-def _latest_size(latest: Latest) -> int:
-    texts = () if latest.texts is None else latest.texts
-    return 150 + 2 * len(latest.ids) + sum(60 + len(text) if isinstance(text, str) else 40 for text in texts)
-
-
 def _versions_of(data: bytes) -> Versions:
     return [(time_ms, facts) for time_ms, facts in decode(data)]
-
-
-def _versions_size(versions: Versions) -> int:
-    facts = [fact for _, valid in versions for fact in valid.values()]
-    within = sum(len(fact) if isinstance(fact, str) else 50 * len(fact) for fact in facts if isinstance(fact, str | list))
-    return 300 * len(versions) + 150 * len(facts) + within
 
 
 _HISTORY = (encode, msgspec.msgpack.Decoder(History).decode)

@@ -15,7 +15,9 @@ import msgspec
 
 from recsys.batches.examples import Example
 from recsys.batches.join_state import Early, JoinState, Pending, Request
+from recsys.batches.known_facts import KnownFacts
 from recsys.batches.merge import FOREVER
+from recsys.batches.recent import Lately
 from recsys.events import Action, Event, Facts, Impression
 from recsys.features.extract import Extractor
 from recsys.features.packed import PackedFeatures
@@ -23,6 +25,7 @@ from recsys.features.packing import Packed, pack, unpack
 from recsys.features.state import FeatureState, History
 from recsys.fields import Above, AtLeast, Between, NotEmpty
 
+_KEPT_BYTES = 2**24
 _MAX_EARLY = 64  # actions of one request id that wait for its impression
 
 
@@ -105,9 +108,12 @@ class Joiner:
     counts: JoinCounts = field(default_factory=JoinCounts)
     waiting: int = 0  # impressions whose label is not final yet
     emitted_ms: int = -1  # emission times never go back
+    lately: Lately = field(default_factory=lambda: Lately(_KEPT_BYTES))  # for what is made of facts
 
     def __post_init__(self) -> None:
         self._packed = PackedFeatures(self.extractor)
+        self._profiles = KnownFacts(self.features.profiles, self._packed.of_profile, self.lately)
+        self._items = KnownFacts(self.features.items, self._packed.of_item, self.lately)
         self._names = [feature.name for feature in self.extractor.features]
         self._are_numbers = [feature.kind == "number" for feature in self.extractor.features]
 
@@ -115,18 +121,21 @@ class Joiner:
         """Have at hand what is known of all that some events are about."""
         self.kept.requests.fetch([event.request_id for event in events if isinstance(event, Impression | Action)])
         shown = [event for event in events if type(event) is Impression]
-        self.features.fetch([event.user_id for event in shown], {event.item_id for event in shown})
+        users = [event.user_id for event in shown]
+        self.features.fetch_histories(users)
+        self._profiles.fetch(users)
+        self._items.fetch({event.item_id for event in shown})
 
     def process(self, event: Event) -> list[Example]:
         """Take one event; examples whose window ended before it come first."""
         if isinstance(event, Facts):
             return self._take_facts(event)
-        examples = self.advance(getattr(event, "time_ms", 0))
-        if isinstance(event, Impression):
-            examples += self._take_impression(event)
-        elif isinstance(event, Action):
-            examples += self._take_action(event)
-        return examples
+        return self.advance(getattr(event, "time_ms", 0)) + self.take(event)
+
+    def take(self, event: Event) -> list[Example]:
+        """Take an impression or an action to whose time everything was advanced."""
+        kind = type(event)
+        return self._take_impression(event) if kind is Impression else self._take_action(event) if kind is Action else []
 
     def advance(self, time_ms: int, limit: int = FOREVER) -> list[Example]:
         """Close the windows that ended before ``time_ms`` (FOREVER: all), and forget what is old.
@@ -262,9 +271,9 @@ class Joiner:
         return [self._emit(pending, action.time_ms)]
 
     def _values_as_of(self, event: Impression, history: History) -> Packed:
-        user_id, item_id, at = event.user_id, event.item_id, event.time_ms
-        profile, facts = self.features.profiles.as_of(user_id, at), self.features.items.as_of(item_id, at)
-        return self._packed.as_of(at, user_id, history, profile, item_id, facts)
+        user_id, at = event.user_id, event.time_ms
+        profile, item = self._profiles.as_of(user_id, at), self._items.as_of(event.item_id, at)
+        return self._packed.as_of(at, user_id, history, profile, item)
 
     def _emit(self, pending: Pending, at_ms: int) -> Example:
         """The finished example; emission times of a partition never go back."""

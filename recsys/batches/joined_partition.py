@@ -104,25 +104,33 @@ class JoinedPartition:
 
     def _join_events(self) -> tuple[list[Example], bool]:
         """Join the events whose turn it is, until enough has become final; and whether that left some."""
-        merge, joiner = self.merge, self.joiner
+        merge, joiner, allowed_ms = self.merge, self.joiner, self._allowed_lateness_ms
         coming = merge.certain()
         joiner.fetch([event for _, (_, (_, event, _)) in coming])
         examples: list[Example] = []
         for partition, (time_ms, (record, event, read_at)) in coming:
             if len(examples) >= _MAX_EXAMPLES:
                 return examples, True
-            if joiner.is_behind(time_ms):
+            if time_ms > joiner.emitted_ms or joiner.is_behind(time_ms):
                 examples += _read_at(read_at, joiner.advance(time_ms, _MAX_EXAMPLES))
                 if joiner.is_behind(time_ms):
                     return examples, True  # the event waits in the merge
             merge.pop(partition)
             self.num_joined += 1
-            self.time_ms = max(self.time_ms, time_ms)
-            if merge.time_ms - time_ms > self._allowed_lateness_ms:
+            if time_ms > self.time_ms:
+                self.time_ms = time_ms
+            if merge.time_ms - time_ms > allowed_ms:
                 self._set_aside(record, merge.time_ms - time_ms)
-            else:
-                examples += _read_at(read_at, self.process(record, event))
+            elif emitted := self._taken(record, event):
+                examples += _read_at(read_at, emitted)
         return examples, False
+
+    def _taken(self, record: Record, event: Event) -> list[Example]:
+        try:
+            return self.joiner.take(event)
+        except DataError as error:
+            self._dead_letters.put(record, str(error))
+            return []
 
     def _set_aside(self, record: Record, late_ms: int) -> None:
         self.joiner.counts.events_too_late += 1

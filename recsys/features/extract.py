@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from recsys.hashing import hash_string
 
 Values = dict[str, Value]
 Encoder = Callable[[Any], Value]
-V = TypeVar("V")
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -69,12 +68,12 @@ class Extractor:
     def of_user(self, user_id: Id, history: History, profile: FactValues, time_ms: int) -> Values:
         """Values of the ``user.`` and ``profile.`` features, as of ``time_ms``."""
         values = {name: encode(taken(user_id, history, time_ms)) for name, taken, encode in self._of_history}
-        values.update(kept_values(self._of_profile, user_id, profile, self._profile_values))
+        values.update(_kept(self._of_profile, user_id, profile, self._profile_values))
         return values
 
     def of_item(self, item_id: Id, facts: FactValues) -> Values:
         """Values of the ``item.`` features."""
-        return kept_values(self._of_item, item_id, facts, self._item_values)
+        return _kept(self._of_item, item_id, facts, self._item_values)
 
     def of_time(self, time_ms: int) -> Values:
         """Values of the ``time.`` features, in UTC."""
@@ -96,9 +95,9 @@ def item_raw(source: str, item_id: Id, facts: FactValues) -> Any:
     return item_id if source == "id" else facts.get(source)
 
 
-def kept_values(
-    kept: dict[Id, tuple[FactValues, V]], of: Id, facts: FactValues, make: Callable[[Id, FactValues], V]
-) -> V:
+def _kept(
+    kept: dict[Id, tuple[FactValues, Values]], of: Id, facts: FactValues, make: Callable[[Id, FactValues], Values]
+) -> Values:
     """The values made of these very facts before, or new ones."""
     known = kept.get(of)
     if known is None or known[0] is not facts:

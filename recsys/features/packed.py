@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from recsys.features.declarations import SEQUENCES, Feature
-from recsys.features.extract import CLOCK, HISTORY, HOUR_MS, Encoder, Extractor, item_raw, kept_values
+from recsys.features.extract import CLOCK, HISTORY, HOUR_MS, Encoder, Extractor, item_raw
 from recsys.features.packing import Packed, pack, pack_ids, pack_number
 from recsys.features.state import FactValues, History, Id
 
@@ -20,7 +20,8 @@ class PackedFeatures:
     """Features of an extractor, packed in the order in which they are declared.
 
     >>> features = [Feature(name="item", kind="id", source="item.id"), Feature(name="user", kind="id", source="user.id")]
-    >>> PackedFeatures(Extractor(features)).as_of(0, 7, History(), {}, 3, {}) == pack([[3], [7]])
+    >>> packed = PackedFeatures(Extractor(features))
+    >>> packed.as_of(0, 7, History(), packed.of_profile(7, {}), packed.of_item(3, {})) == pack([[3], [7]])
     True
     """
 
@@ -41,13 +42,9 @@ class PackedFeatures:
         first["time"] = first["item"] + len(runs["item"])
         self._order = [first[owner] + number for owner, number in order]
         self._profile_runs, self._item_runs, self._time_runs = runs["profile"], runs["item"], runs["time"]
-        self._profiles: dict[Id, tuple[FactValues, Parts]] = {}
-        self._items: dict[Id, tuple[FactValues, Parts]] = {}
         self._hour, self._of_hour = -1, Parts()
 
-    def as_of(
-        self, time_ms: int, user_id: Id, history: History, profile: FactValues, item_id: Id, facts: FactValues
-    ) -> Packed:
+    def as_of(self, time_ms: int, user_id: Id, history: History, profile: Parts, item: Parts) -> Packed:
         """The values of what was known of a user and an item at a time."""
         if time_ms // HOUR_MS != self._hour:
             self._hour = time_ms // HOUR_MS
@@ -56,16 +53,18 @@ class PackedFeatures:
             )
         found = [
             *[packed(user_id, history, time_ms) for packed in self._of_user],
-            *kept_values(self._profiles, user_id, profile, self._parts_of_profile),
-            *kept_values(self._items, item_id, facts, self._parts_of_item),
+            *profile,
+            *item,
             *self._of_hour,
         ]
         return b"".join([found[at] for at in self._order])
 
-    def _parts_of_profile(self, _: Id, profile: FactValues) -> Parts:
+    def of_profile(self, _: Id, profile: FactValues) -> Parts:
+        """What a user's facts give to it."""
         return tuple(pack(encode(profile.get(source)) for source, encode in run) for run in self._profile_runs)
 
-    def _parts_of_item(self, item_id: Id, facts: FactValues) -> Parts:
+    def of_item(self, item_id: Id, facts: FactValues) -> Parts:
+        """What an item's facts give to it."""
         return tuple(
             pack(encode(item_raw(source, item_id, facts)) for source, encode in run) for run in self._item_runs
         )

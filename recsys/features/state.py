@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
@@ -47,6 +47,7 @@ class Held(dict[Key, Kept]):
 
 
 _SETTLE_MS = 10_000
+_FOREVER = 2**63
 _MAX_VERSIONS = 100
 
 
@@ -107,6 +108,11 @@ class FactTable:
 
     def __init__(self, versions: "Entries[Id, Versions] | None" = None) -> None:
         self._versions: Entries[Id, Versions] = Held() if versions is None else versions
+        self._watchers: list[Callable[[Id], None]] = []
+
+    def watch(self, told: Callable[[Id], None]) -> None:
+        """Have ``told`` of every id that something is put of."""
+        self._watchers.append(told)
 
     def put(self, of: Id, time_ms: int, facts: FactValues) -> None:
         """What is known of an id from ``time_ms`` on; the same time again replaces."""
@@ -118,6 +124,8 @@ class FactTable:
             versions.insert(at, (time_ms, facts))
         del versions[:-_MAX_VERSIONS]
         self._versions[of] = versions
+        for told in self._watchers:
+            told(of)
 
     def as_of(self, of: Id, time_ms: int | None = None) -> FactValues:
         """What was known at a time (None: the latest); empty where nothing was."""
@@ -128,6 +136,13 @@ class FactTable:
             return versions[-1][1]
         at = bisect_right(versions, time_ms, key=_first)
         return versions[at - 1][1] if at else NOTHING
+
+    def valid_at(self, of: Id, time_ms: int) -> tuple[int, int, FactValues]:
+        """What was known at a time; from when on, and when something else was."""
+        versions = self._versions.get(of) or []
+        at = bisect_right(versions, time_ms, key=_first)
+        begin_ms, facts = versions[at - 1] if at else (-_FOREVER, NOTHING)
+        return begin_ms, versions[at][0] if at < len(versions) else _FOREVER, facts
 
     def fetch(self, ids: Iterable[Id]) -> None:
         """Have at hand what is known of some."""
@@ -174,11 +189,9 @@ class FeatureState:
         """A user's history; a new user's is empty."""
         return self._histories.get(user_id) or History()
 
-    def fetch(self, users: Collection[Id], items: Iterable[Id]) -> None:
-        """Have at hand what is known of some users and items."""
+    def fetch_histories(self, users: Iterable[Id]) -> None:
+        """Have at hand the histories of some users."""
         self._histories.fetch(users)
-        self.profiles.fetch(users)
-        self.items.fetch(items)
 
     def users(self) -> list[Id]:
         """Users that have a history, in the order they were first seen, where that is known."""

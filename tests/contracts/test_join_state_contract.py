@@ -195,11 +195,11 @@ def test_a_folder_has_one_owner_at_a_time_and_damage_is_named(tmp_path: Path) ->
 
 def test_what_was_used_lately_stays_within_its_bytes() -> None:
     lately = Lately(100_000)
-    recent, other = lately.kind(len), lately.kind(len)
-    other.put("other", "x")
+    recent, other = lately.kind(), lately.kind()
+    other.put_all(["other"], ["x"], [1])
     for number in range(10_000):
-        recent.put(b"%d" % number, b"x" * 100)
-        recent.put_all({b"0": b"x" * 100})  # again and again: it takes its bytes once
+        recent.put_all([b"%d" % number], [b"x" * 100], [100])
+        recent.get(b"0")
         assert (len(recent._old) + len(recent._young)) * 350 <= 105_000
     held = {**recent._old, **recent._young}
     assert 35_000 < len(held) * 350

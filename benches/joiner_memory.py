@@ -38,9 +38,7 @@ def measure(num_events: int, config: JoinConfig, into: Path) -> list[Line]:
     features = features_of_bench()
     source, lines = MadeUp(num_events), []
     with tempfile.TemporaryDirectory() as folder, into.open("w", encoding="utf-8") as file:
-        disk = JoinerDisk(
-            Path(folder), [0], origin="bench", memory_mb=config.memory_mb, sync=config.sync
-        )
+        disk = JoinerDisk(Path(folder), [0], origin="bench", memory_mb=config.memory_mb, sync=config.sync)
         stream = JoinedStream(
             source, partitions=[0], config=config, features=features, dead_letters=DeadLetters(MemorySink()),
             clock=lambda: 1e9, disk=disk,

@@ -50,7 +50,8 @@ class DiskEntries(Generic[K, V]):
         self._rocks, self._prefix = rocks, prefix
         self._recent: Recent[K, V] = rocks.lately.kind()
         self._object_factor = object_factor
-        self._text_of, self._key_of = key_text
+        text_of, self._key_of = key_text
+        self._raw: Callable[[K], bytes] = lambda key: prefix + text_of(key).encode()
         self._encode, self._decode = coded
         self._changed: dict[K, V | None] = {}  # since the last commit; None is deleted
         self._absent: set[K] = set()  # asked for since then, and not there
@@ -73,11 +74,7 @@ class DiskEntries(Generic[K, V]):
     def fetch(self, keys: Iterable[K]) -> None:
         """Have at hand what is going to be asked for."""
         changed, absent, recent = self._changed, self._absent, self._recent
-        missing = [
-            key
-            for key in dict.fromkeys(keys)
-            if key not in changed and key not in absent and recent.get(key) is None
-        ]
+        missing = recent.missing([key for key in dict.fromkeys(keys) if key not in changed and key not in absent])
         if not missing:
             return
         found = self._rocks.get_many([self._raw(key) for key in missing])
@@ -91,9 +88,6 @@ class DiskEntries(Generic[K, V]):
     def _sizes(self, data: Sequence[bytes]) -> list[int]:
         factor = self._object_factor
         return [_OBJECT_BYTES + factor * len(encoded) for encoded in data]
-
-    def _raw(self, key: K) -> bytes:
-        return self._prefix + self._text_of(key).encode()
 
     def __setitem__(self, key: K, value: V) -> None:
         self._changed[key] = value

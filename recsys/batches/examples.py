@@ -7,6 +7,7 @@ just move the watermark. An id or bag feature is a list<int64> column, a number 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -75,13 +76,13 @@ def example_schema(features: Sequence[Feature]) -> pa.Schema:
 
 def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int, first: int = 0) -> ExampleRows:
     """Examples as one record batch."""
-    found: list[pa.Array] = []
-    for name in schema.names:
-        if name.startswith(_FEATURE):
-            break  # they come last
-        raw = [getattr(example, name) for example in examples]
-        found.append(pa.array(list(map(id_text, raw)) if name in _ID_COLUMNS else raw, schema.field(name).type))
-    are_numbers = [pa.types.is_float32(field.type) for field in list(schema)[len(found) :]]
+    names = [name for name in schema.names if not name.startswith(_FEATURE)]  # features come last
+    raw = zip(*map(attrgetter(*names), examples), strict=True) if examples else [()] * len(names)
+    found = [
+        pa.array(list(map(id_text, values)) if name in _ID_COLUMNS else values, schema.field(name).type)
+        for name, values in zip(names, raw, strict=True)
+    ]
+    are_numbers = [pa.types.is_float32(field.type) for field in list(schema)[len(names) :]]
     found += columns([example.values for example in examples], are_numbers)
     return ExampleRows(pa.record_batch(found, schema=schema), watermark_ms, first)
 

@@ -119,10 +119,11 @@ class Joiner:
 
     def fetch(self, events: Sequence[Event]) -> None:
         """Have at hand what is known of all that some events are about."""
-        self.kept.requests.fetch([event.request_id for event in events if isinstance(event, Impression | Action)])
-        shown = [event for event in events if type(event) is Impression]
-        users = [event.user_id for event in shown]
-        self.features.fetch_histories(users)
+        shown = [event for event in events if isinstance(event, Impression)]
+        done = [event for event in events if isinstance(event, Action)]
+        users = dict.fromkeys([event.user_id for event in shown])
+        self.kept.requests.fetch([event.request_id for event in (*shown, *done)])
+        self.features.fetch_histories([*users, *[event.user_id for event in done]])
         self._profiles.fetch(users)
         self._items.fetch({event.item_id for event in shown})
 
@@ -134,8 +135,9 @@ class Joiner:
 
     def take(self, event: Event) -> list[Example]:
         """Take an impression or an action to whose time everything was advanced."""
-        kind = type(event)
-        return self._take_impression(event) if kind is Impression else self._take_action(event) if kind is Action else []
+        if isinstance(event, Impression):
+            return self._take_impression(event)
+        return self._take_action(event) if isinstance(event, Action) else []
 
     def advance(self, time_ms: int, limit: int = FOREVER) -> list[Example]:
         """Close the windows that ended before ``time_ms`` (FOREVER: all), and forget what is old.

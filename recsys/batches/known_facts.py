@@ -26,8 +26,7 @@ class KnownFacts(Generic[V]):
 
     def fetch(self, ids: Iterable[Id]) -> None:
         """Have at hand what is known of some."""
-        held = self._held
-        self._table.fetch([of for of in ids if held.get(of) is None])
+        self._table.fetch(self._held.missing(ids))
 
     def as_of(self, of: Id, time_ms: int) -> V:
         """What was true of an id at a time."""

@@ -122,7 +122,7 @@ class TimeMerge(Generic[K, T]):
         turns: list[tuple[int, K, tuple[int, T]]] = []
         for partition, queue in self._queues.items():
             times_ms = accumulate(map(_time, queue), max)
-            turns += zip(times_ms, repeat(partition), queue)  # noqa: B905  # without an end
+            turns += zip(times_ms, repeat(partition), queue)  # without an end
         turns.sort(key=_time)  # stable: of one time, the partition named first
         num = len(turns)
         while num and (turns[num - 1][0], self._rank[turns[num - 1][1]]) > bound:

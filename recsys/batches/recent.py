@@ -59,6 +59,16 @@ class Recent(Generic[K, V]):
             self._together.grow(found[1] + _ENTRY_BYTES)
         return found[0]
 
+    def missing(self, keys: Iterable[K]) -> list[K]:
+        """Those of some keys that are not held; those that are count as used."""
+        young, old = self._young, self._old
+        others = [key for key in keys if key not in young]
+        used = {key: found for key in others if (found := old.pop(key, None)) is not None}
+        if used:
+            young.update(used)
+            self._together.grow(sum([size for _, size in used.values()]) + _ENTRY_BYTES * len(used))
+        return [key for key in others if key not in used] if used else others
+
     def put_all(self, keys: Iterable[K], values: Iterable[V], sizes: list[int]) -> None:
         """Hold values by their keys."""
         self._young.update(zip(keys, zip(values, sizes, strict=True), strict=True))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
@@ -90,10 +90,10 @@ class Rocks:
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """What was written last under each of some keys."""
         try:
-            found: list[bytes | None] = self._rows.get(list(keys))
+            found: Any = self._rows.get(list(keys))
         except Exception as error:
             raise self._damaged(error) from error
-        return found
+        return list(found)
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys from ``begin`` to before ``end`` with their values, in order."""

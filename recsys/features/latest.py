@@ -37,7 +37,7 @@ class Latest(msgspec.Struct, array_like=True, gc=False):
         return cls(pack_words(times_ms), pack_words(list(map(to_id, items))), _texts(items))
 
     def add(self, time_ms: int, item: Id, keep: int) -> None:
-        """Put in one more; of more than ``keep`` the oldest goes. Of equal times, the one that came last is the later."""
+        """Put in one more; of more than ``keep`` the oldest goes. Of equal times, the last to come is the later."""
         at = 8 * self.first(time_ms)
         word, end = _word(to_id(item)), 8 * keep
         if self.texts is None and isinstance(item, str):

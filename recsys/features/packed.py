@@ -8,7 +8,7 @@ from itertools import groupby
 
 from recsys.features.declarations import SEQUENCES, Feature
 from recsys.features.extract import CLOCK, HISTORY, HOUR_MS, Encoder, Extractor, item_raw
-from recsys.features.packing import Packed, pack, pack_ids, pack_number
+from recsys.features.packing import Packed, pack, pack_number
 from recsys.features.state import FactValues, History, Id
 
 Parts = tuple[Packed, ...]
@@ -19,7 +19,7 @@ _OfHistory = Callable[[Id, History, int], Packed]
 class PackedFeatures:
     """Features of an extractor, packed in the order in which they are declared.
 
-    >>> features = [Feature(name="item", kind="id", source="item.id"), Feature(name="user", kind="id", source="user.id")]
+    >>> features = [Feature(name=name, kind="id", source=f"{name}.id") for name in ("item", "user")]
     >>> packed = PackedFeatures(Extractor(features))
     >>> packed.as_of(0, 7, History(), packed.of_profile(7, {}), packed.of_item(3, {})) == pack([[3], [7]])
     True
@@ -79,4 +79,4 @@ def _of_history(feature: Feature, source: str, encode: Encoder) -> _OfHistory:
         if source == "shown":
             return lambda user_id, history, time_ms: history.impressions.packed(time_ms, max_length)
         return lambda user_id, history, time_ms: history.likes.packed(time_ms, max_length)
-    return lambda user_id, history, time_ms: pack_ids(encode(taken(user_id, history, time_ms)))
+    return lambda user_id, history, time_ms: pack([encode(taken(user_id, history, time_ms))])

@@ -1,7 +1,7 @@
 """Feature values as bytes, and the columns of many: of an example, in the order in which its features are declared.
 
-Words of eight bytes: a number is a float64; ids are how many they are, then each of them as an int64. What was packed is
-concatenated, kept on disk and turned into columns without a Python object for each id.
+Words of eight bytes: a number is a float64; ids are how many they are, then each of them as an int64. What was packed
+is concatenated, kept on disk and turned into columns without a Python object for each id.
 
 Shape suffixes: E examples, W words of all of them, N ids of one feature.
 """

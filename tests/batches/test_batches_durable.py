@@ -11,7 +11,7 @@ import pytest
 from disorder import CONFIG, disorderly, with_junk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_timeline import FEATURES, Lists, Row, drain, in_lists, joined_stream, memory_stream, rows_of, timeline
+from joined_timeline import Lists, Row, drain, in_lists, joined_stream, memory_stream, rows_of, timeline
 
 from recsys.batches.disk_state import JoinerDisk
 from recsys.batches.examples import decode_rows

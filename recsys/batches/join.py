@@ -122,7 +122,7 @@ class Joiner:
         shown = [event for event in events if isinstance(event, Impression)]
         done = [event for event in events if isinstance(event, Action)]
         users = dict.fromkeys([event.user_id for event in shown])
-        self.kept.requests.fetch([event.request_id for event in (*shown, *done)])
+        self.kept.requests.fetch([*[event.request_id for event in shown], *[event.request_id for event in done]])
         self.features.fetch_histories([*users, *[event.user_id for event in done]])
         self._profiles.fetch(users)
         self._items.fetch({event.item_id for event in shown})

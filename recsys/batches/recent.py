@@ -37,7 +37,7 @@ class Lately:
 class Recent(Generic[K, V]):
     """Values of one kind that were used lately, each with the bytes that it takes.
 
-    >>> ages = Lately(2000).kind()
+    >>> ages = Lately(1000).kind()
     >>> for name in ("anna", "bert", "carl", "dora"): ages.put_all([name], ["x"], [100])
     >>> ages.get("anna"), ages.get("dora")
     (None, 'x')

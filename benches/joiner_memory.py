@@ -24,7 +24,6 @@ from recsys.batches.join import JoinConfig
 from recsys.batches.joined import JoinedStream
 from recsys.batches.outbox import Outbox
 from recsys.events import EndMarker
-from recsys.features.extract import Extractor
 from recsys.runtime.joiner import collect_seldom
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.sink import MemorySink
@@ -39,9 +38,7 @@ def measure(num_events: int, config: JoinConfig, into: Path) -> list[Line]:
     features = features_of_bench()
     source, lines = MadeUp(num_events), []
     with tempfile.TemporaryDirectory() as folder, into.open("w", encoding="utf-8") as file:
-        disk = JoinerDisk(
-            Path(folder), [0], Extractor(features).names, origin="bench", memory_mb=config.memory_mb, sync=config.sync
-        )
+        disk = JoinerDisk(Path(folder), [0], origin="bench", memory_mb=config.memory_mb, sync=config.sync)
         stream = JoinedStream(
             source, partitions=[0], config=config, features=features, dead_letters=DeadLetters(MemorySink()),
             clock=lambda: 1e9, disk=disk,

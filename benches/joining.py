@@ -29,7 +29,6 @@ from recsys.batches.joined import JoinedStream
 from recsys.batches.outbox import Outbox
 from recsys.events import ACTIONS, END_PAYLOAD, FACTS, IMPRESSIONS, Action, EndMarker, Facts, Impression, encode
 from recsys.features.declarations import Feature, build_features
-from recsys.features.extract import Extractor
 from recsys.runtime.joiner import collect_seldom
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.sink import Headers, MemorySink
@@ -126,8 +125,7 @@ def joined(num_events: int, on_disk: bool) -> dict[str, Any]:
     collect_seldom()
     features = features_of_bench()
     with tempfile.TemporaryDirectory() as folder:
-        names = Extractor(features).names
-        disk = JoinerDisk(Path(folder), [0], names, origin="bench", memory_mb=JOIN.memory_mb) if on_disk else None
+        disk = JoinerDisk(Path(folder), [0], origin="bench", memory_mb=JOIN.memory_mb) if on_disk else None
         source = MadeUp(num_events)
         letters = DeadLetters(MemorySink())
         stream = JoinedStream(

@@ -35,7 +35,7 @@ FactsOf = dict[str, Fact]
 IMPRESSIONS, ACTIONS, FACTS, EXAMPLES = "impressions", "actions", "facts", "examples"
 
 
-class Impression(msgspec.Struct, frozen=True):
+class Impression(msgspec.Struct, frozen=True, gc=False):
     """An item shown to a user."""
 
     request_id: Text
@@ -44,7 +44,7 @@ class Impression(msgspec.Struct, frozen=True):
     time_ms: TimeMs
 
 
-class Action(msgspec.Struct, frozen=True):
+class Action(msgspec.Struct, frozen=True, gc=False):
     """What a user did about an impression, found by its request id."""
 
     request_id: Text

@@ -7,7 +7,7 @@ numbers do.
 import heapq
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
@@ -15,10 +15,10 @@ import msgspec
 
 from recsys.batches.join_state import Timed
 from recsys.batches.merge import FOREVER
+from recsys.batches.recent import Recent
 from recsys.batches.rocks import Rocks
 
 _BUCKET_MS = 1000
-_OBJECT_FACTOR = 8  # what lists and dicts take, in bytes of their encoded form
 K = TypeVar("K")
 V = TypeVar("V")
 Changes = dict[bytes, bytes | None]
@@ -28,13 +28,14 @@ decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
 _decode_timed: Callable[[bytes], list[Timed]] = msgspec.msgpack.Decoder(list[Timed]).decode
 number_bytes = struct.Struct(">Q").pack
 _ABSENT: Any = object()
+_OBJECT_BYTES = 300  # what objects take, beside the bytes of their encoded form
 
 
 class DiskEntries(Generic[K, V]):
     """A mapping, larger than memory. What is got and changed must be put again.
 
-    What was used lately is held in a ``share`` of the memory: ``as_objects`` what is used again and again, so that it
-    is decoded once, otherwise as bytes.
+    What was used lately is held as objects, which take ``object_factor`` times the bytes of their encoded form and some
+    more; ``fetch`` has many at hand by one question to the disk.
     """
 
     def __init__(
@@ -43,31 +44,50 @@ class DiskEntries(Generic[K, V]):
         prefix: bytes,
         *,
         key_text: tuple[Callable[[K], str], Callable[[str], K]],
-        coded: tuple[Callable[[V], bytes], Callable[[K, bytes], V]],
-        share: float = 0.5,
-        as_objects: bool = False,
+        coded: tuple[Callable[[V], bytes], Callable[[bytes], V]],
+        object_factor: int = 1,
     ) -> None:
-        self._rocks, self._prefix, self._recent = rocks, prefix, rocks.recent(share)
-        self._text_of, self._key_of = key_text
+        self._rocks, self._prefix = rocks, prefix
+        self._recent: Recent[K, V] = rocks.lately.kind()
+        self._object_factor = object_factor
+        text_of, self._key_of = key_text
+        self._raw: Callable[[K], bytes] = lambda key: prefix + text_of(key).encode()
         self._encode, self._decode = coded
-        self._as_objects = as_objects
         self._changed: dict[K, V | None] = {}  # since the last commit; None is deleted
+        self._absent: set[K] = set()  # asked for since then, and not there
 
     def get(self, key: K) -> V | None:
         """The value of a key, or None."""
         changed: V | None = self._changed.get(key, _ABSENT)
         if changed is not _ABSENT:
             return changed
-        found: Any = self._recent.get(key)
-        if found is None:
-            data = self._rocks.get(self._raw(key))
-            if data is None:
-                return None
-            found = self._hold(key, self._decode(key, data) if self._as_objects else data, data)
-        return found if self._as_objects else self._decode(key, found)
+        found = self._recent.get(key)
+        if found is not None or key in self._absent:
+            return found
+        data = self._rocks.get(self._raw(key))
+        if data is None:
+            return None
+        value = self._decode(data)
+        self._recent.put_all([key], [value], self._sizes([data]))
+        return value
 
-    def _raw(self, key: K) -> bytes:
-        return self._prefix + self._text_of(key).encode()
+    def fetch(self, keys: Iterable[K]) -> None:
+        """Have at hand what is going to be asked for."""
+        changed, absent, recent = self._changed, self._absent, self._recent
+        missing = recent.missing([key for key in dict.fromkeys(keys) if key not in changed and key not in absent])
+        if not missing:
+            return
+        found = self._rocks.get_many([self._raw(key) for key in missing])
+        data = [data for data in found if data is not None]
+        if data:
+            keys = [key for key, data in zip(missing, found, strict=True) if data is not None]
+            recent.put_all(keys, map(self._decode, data), self._sizes(data))
+        if len(data) < len(found):
+            absent.update([key for key, data in zip(missing, found, strict=True) if data is None])
+
+    def _sizes(self, data: Sequence[bytes]) -> list[int]:
+        factor = self._object_factor
+        return [_OBJECT_BYTES + factor * len(encoded) for encoded in data]
 
     def __setitem__(self, key: K, value: V) -> None:
         self._changed[key] = value
@@ -81,7 +101,7 @@ class DiskEntries(Generic[K, V]):
         for raw, data in self._rocks.scan(self._prefix, after(self._prefix)):
             key = self._key_of(raw[len(self._prefix) :].decode())
             if key not in changed:
-                yield key, self._decode(key, data)
+                yield key, self._decode(data)
         yield from ((key, value) for key, value in changed.items() if value is not None)
 
     def __len__(self) -> int:
@@ -89,29 +109,35 @@ class DiskEntries(Generic[K, V]):
 
     def write(self, into: Changes) -> None:
         """Add what changed to a batch."""
-        for key, value in self._changed.items():
-            if value is None:
-                into[self._raw(key)] = None
-                self._recent.drop(key)
-            else:
-                into[self._raw(key)] = data = self._encode(value)
-                self._hold(key, value if self._as_objects else data, data)
+        held = {key: value for key, value in self._changed.items() if value is not None}
+        data = list(map(self._encode, held.values()))
+        into.update(zip(map(self._raw, held), data, strict=True))
+        self._recent.put_all(held, held.values(), self._sizes(data))
+        if len(held) < len(self._changed):
+            gone = [key for key, value in self._changed.items() if value is None]
+            into.update(dict.fromkeys(map(self._raw, gone)))
+            self._recent.drop_all(gone)
         self._changed.clear()
-
-    def _hold(self, key: K, value: Any, data: bytes) -> Any:
-        self._recent.put(key, value, len(data) * (_OBJECT_FACTOR if self._as_objects else 1))
-        return value
+        self._absent.clear()
 
 
 class DiskDeadlines:
     """A DeadlineQueue on disk, in buckets of one second; those that come next are in memory.
 
-    A bucket is deleted as a whole: after a crash, what was taken of it comes again.
+    A bucket is deleted as a whole: after a crash, what was taken of it comes again. ``opened`` is told of the request
+    ids that are about to come.
     """
 
-    def __init__(self, rocks: Rocks, prefix: bytes, bucket_ms: int = _BUCKET_MS) -> None:
+    def __init__(
+        self,
+        rocks: Rocks,
+        prefix: bytes,
+        opened: Callable[[Iterable[str]], None] = lambda _: None,
+        bucket_ms: int = _BUCKET_MS,
+    ) -> None:
         self._rocks, self._prefix, self._bucket_ms = rocks, prefix, bucket_ms
-        self._heap: list[Timed] = []  # of the buckets that are open
+        self._tell_opened = opened
+        self._due: list[Timed] = []  # of the buckets that are open, the earliest last
         self._fresh: list[Timed] = []  # a heap too: since the last commit
         self._open: list[tuple[int, bytes]] = []  # (end of the bucket, key) of what the heap was made of
         self._open_below_ms = 0
@@ -126,8 +152,8 @@ class DiskDeadlines:
 
     def pop(self) -> Timed:
         """Take out the earliest."""
-        in_heap = self._heap and not (self._fresh and self._fresh[0] < self._heap[0])
-        first = heapq.heappop(self._heap if in_heap else self._fresh)
+        due, fresh = self._due, self._fresh
+        first = due.pop() if due and not (fresh and fresh[0] < due[-1]) else heapq.heappop(fresh)
         self.next_ms = self._first_at_hand()
         if self._closed_ms <= self.next_ms:
             self.settle()
@@ -135,7 +161,7 @@ class DiskDeadlines:
 
     def items(self) -> Iterator[Timed]:
         """All of them."""
-        yield from self._heap
+        yield from self._due
         yield from self._fresh
         for _, data in self._rocks.scan(self._key(self._open_below_ms), after(self._prefix)):
             yield from _decode_timed(data)
@@ -163,8 +189,7 @@ class DiskDeadlines:
         into[key] = encode(entries)
         if begin_ms < self._open_below_ms:
             self._open.append((begin_ms + self._bucket_ms, key))
-            for entry in entries:
-                heapq.heappush(self._heap, entry)
+            self._due = sorted(self._due + entries, reverse=True)
         else:
             self._closed_ms = min(self._closed_ms, begin_ms)
 
@@ -172,8 +197,9 @@ class DiskDeadlines:
         self._open_below_ms = self._closed_ms + self._bucket_ms
         for key, data in self._rocks.scan(self._key(self._closed_ms), self._key(self._open_below_ms)):
             self._open.append((self._open_below_ms, key))
-            self._heap += _decode_timed(data)
-        heapq.heapify(self._heap)
+            self._due += _decode_timed(data)
+        self._due.sort(reverse=True)
+        self._tell_opened([request_id for _, request_id in self._due])
         self._closed_ms = self._first_closed()
 
     def _first_closed(self) -> int:
@@ -182,7 +208,7 @@ class DiskDeadlines:
         return FOREVER
 
     def _first_at_hand(self) -> int:
-        first = self._heap[0][0] if self._heap else FOREVER
+        first = self._due[-1][0] if self._due else FOREVER
         return min(first, self._fresh[0][0]) if self._fresh else first
 
     def _key(self, begin_ms: int) -> bytes:

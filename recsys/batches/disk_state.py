@@ -15,9 +15,11 @@ A ``commit`` is one write batch: state, input positions and outbox belong to one
 """
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from recsys.batches.disk_queues import (
     Changes,
@@ -32,11 +34,13 @@ from recsys.batches.disk_queues import (
 from recsys.batches.join_state import JoinState, Pending, Request
 from recsys.batches.rocks import Rocks, RocksMemory
 from recsys.errors import DataError
-from recsys.events import Action, Impression
+from recsys.events import Action
 from recsys.features.state import FactTable, FeatureState, History, Id, Versions
 from recsys.hashing import id_of_text, id_text
 
-FORMAT = 1
+FORMAT = 2
+_decode_pending = msgspec.msgpack.Decoder(Pending).decode
+_decode_emitted = msgspec.msgpack.Decoder(int).decode
 _REQUESTS, _HISTORIES, _DEADLINES, _FORGETS, _EARLY_FORGETS = b"r", b"u", b"d", b"f", b"e"
 _OUTBOX, _ABOUT = b"o", b"m"
 _PROFILES, _ITEMS = b"p", b"i"
@@ -50,25 +54,26 @@ class PartitionDisk:
     long as it goes on, wherever: its numbers are its own.
     """
 
-    def __init__(
-        self, folder: Path, memory: RocksMemory, feature_names: Sequence[str], *, origin: str, sync: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, memory: RocksMemory, *, origin: str, sync: bool = False) -> None:
         self._rocks = Rocks(folder, memory, sync=sync)
         self.about = _read_about(self._rocks, folder)
         self._own: dict[str, Any] = (
             self.about["own"] if self.about else {"origin": origin, "commits": 0, "sequence": 0, "taken": [0, 0]}
         )
         self._said = encode(self.about)
-        self._deadlines = DiskDeadlines(self._rocks, _DEADLINES)
+        self._requests: DiskEntries[str, Request] = DiskEntries(
+            self._rocks,
+            _REQUESTS,
+            key_text=(str, str),
+            coded=(_request_bytes, _request_of),
+        )
+        self.histories: DiskEntries[Id, History] = DiskEntries(
+            self._rocks, _HISTORIES, key_text=(id_text, id_of_text), coded=_HISTORY
+        )
+        self._deadlines = DiskDeadlines(self._rocks, _DEADLINES, self._requests.fetch)
         taken, early_taken = self._own["taken"]
         self._forgets = DiskForgets(self._rocks, _FORGETS, taken)
         self._early_forgets = DiskForgets(self._rocks, _EARLY_FORGETS, early_taken)
-        self._requests: DiskEntries[str, Request] = DiskEntries(
-            self._rocks, _REQUESTS, key_text=(str, str), coded=(_request_bytes, _request_reader(feature_names))
-        )
-        self.histories: DiskEntries[Id, History] = DiskEntries(
-            self._rocks, _HISTORIES, key_text=(id_text, id_of_text), coded=_HISTORY, as_objects=True
-        )
         self.kept = JoinState(self._requests, self._deadlines, self._forgets, self._early_forgets)
         outbox = self._rocks.scan(_OUTBOX, after(_OUTBOX))
         self._outbox: dict[int, Message] = {int.from_bytes(key[1:], "big"): tuple(decode(data)) for key, data in outbox}
@@ -161,7 +166,7 @@ class FactsDisk:
         self.items = self._entries(_ITEMS)
 
     def _entries(self, prefix: bytes) -> DiskEntries[Id, Versions]:
-        return DiskEntries(self._rocks, prefix, key_text=(id_text, id_of_text), coded=_VERSIONS, as_objects=True)
+        return DiskEntries(self._rocks, prefix, key_text=(id_text, id_of_text), coded=_VERSIONS, object_factor=8)
 
     def commit(self, about: Mapping[str, Any]) -> None:
         """Write all that changed, in one batch."""
@@ -188,6 +193,9 @@ class Together:
         """A user's history, or None."""
         return next((found for part in self._parts if (found := part.get(key)) is not None), None)
 
+    def fetch(self, keys: Iterable[Id]) -> None:
+        """Each is looked up by itself."""
+
     def __setitem__(self, key: Id, value: History) -> None:
         raise AssertionError("histories are changed by the joiner of their partition")
 
@@ -206,15 +214,15 @@ class JoinerDisk:
         self,
         folder: Path,
         partitions: Sequence[int],
-        feature_names: Sequence[str],
         *,
         origin: str,
         memory_mb: float,
         sync: bool = False,
     ) -> None:
         memory = RocksMemory(memory_mb, len(partitions) + 1)
+        self.lately = memory.lately
         self.partitions = {
-            index: PartitionDisk(folder / f"partition-{index:04d}", memory, feature_names, origin=origin, sync=sync)
+            index: PartitionDisk(folder / f"partition-{index:04d}", memory, origin=origin, sync=sync)
             for index in partitions
         }
         self.facts = FactsDisk(folder / f"facts-{min(partitions):04d}", memory, sync=sync)
@@ -245,52 +253,29 @@ def _read_about(rocks: Rocks, folder: Path) -> dict[str, Any] | None:
     return about
 
 
+class _EarlyActions(msgspec.Struct):
+    """Actions on a request id that is not known, in a form of their own."""
+
+    early: list[Action]
+
+
+_decode_early = msgspec.msgpack.Decoder(_EarlyActions).decode
+
+
 def _request_bytes(request: Request) -> bytes:
-    if isinstance(request, Pending):
-        shown = request.impression
-        fields = [shown.user_id, shown.item_id, shown.time_ms, request.label, request.kinds]
-        return encode([fields, list(request.values.values())])
-    if isinstance(request, list):
-        return encode([[action.user_id, action.kind, action.time_ms] for action in request] + [None])
-    return encode(request)
+    return encode(_EarlyActions(request) if isinstance(request, list) else request)
 
 
-def _request_reader(names: Sequence[str]) -> Callable[[str, bytes], Request]:
-    """Reads what ``_request_bytes`` wrote; values are in the order of the features' names."""
-
-    def read(request_id: str, data: bytes) -> Request:
-        found = decode(data)
-        if isinstance(found, int):
-            return found
-        if found[-1] is None:
-            return [Action(request_id, *fields) for fields in found[:-1]]
-        (user_id, item_id, time_ms, label, kinds), values = found
-        shown = Impression(request_id, user_id, item_id, time_ms)
-        return Pending(shown, dict(zip(names, values, strict=True)), label, tuple(kinds))
-
-    return read
+def _request_of(data: bytes) -> Request:
+    kind = data[0] & 0xF0  # of msgpack: a short array, a short map, or a number
+    if kind == 0x90:
+        return _decode_pending(data)
+    return _decode_early(data).early if kind == 0x80 else _decode_emitted(data)
 
 
-def _history_bytes(history: History) -> bytes:
-    return encode(
-        [
-            history.shown_items,
-            history.shown_ms,
-            history.likes,
-            history.likes_ms,
-            history.num_impressions,
-            history.num_likes,
-        ]
-    )
-
-
-def _history_of(_: Id, data: bytes) -> History:
-    return History(*decode(data))
-
-
-def _versions_of(_: Id, data: bytes) -> Versions:
+def _versions_of(data: bytes) -> Versions:
     return [(time_ms, facts) for time_ms, facts in decode(data)]
 
 
-_HISTORY = (_history_bytes, _history_of)
+_HISTORY = (encode, msgspec.msgpack.Decoder(History).decode)
 _VERSIONS = (encode, _versions_of)

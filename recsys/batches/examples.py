@@ -7,7 +7,9 @@ just move the watermark. An id or bag feature is a list<int64> column, a number 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 from recsys.batches.batch import Bag, KeepRates, LabelledBatch
 from recsys.errors import DataError
 from recsys.features.declarations import Feature
-from recsys.features.extract import Values
+from recsys.features.packing import Packed, columns
 from recsys.hashing import Floats, id_of_text, id_text
 
 _FEATURE = "feature."
@@ -23,8 +25,7 @@ _ID_COLUMNS = ("user_id", "item_id")
 _RATES = ("keep_rate", "positive_rate", "negative_rate")
 
 
-@dataclass(slots=True)
-class Example:
+class Example(msgspec.Struct, gc=False):
     """One impression with its final label, and features as of the time it was shown."""
 
     request_id: str
@@ -33,7 +34,7 @@ class Example:
     time_ms: int  # of the impression
     emitted_ms: int  # event time at which the label became final
     label: float
-    values: Values
+    values: Packed  # in the order of the features
     weight: float = 1.0
     read_at_ms: int = 0  # wall clock at which the event that made it final was read
     kinds: tuple[str, ...] = ()  # of the actions that counted; not on the topic
@@ -56,7 +57,7 @@ class ExampleRows:
 
 def example_schema(features: Sequence[Feature]) -> pa.Schema:
     """Columns of the examples of these features. Ids are kept as strings beside their hashed feature values."""
-    columns = [
+    fields = [
         ("request_id", pa.string()),
         ("user_id", pa.string()),
         ("item_id", pa.string()),
@@ -69,24 +70,21 @@ def example_schema(features: Sequence[Feature]) -> pa.Schema:
     ]
     for feature in features:
         kind = pa.float32() if feature.kind == "number" else pa.list_(pa.int64())
-        columns.append((_FEATURE + feature.name, kind))
-    return pa.schema(columns)
+        fields.append((_FEATURE + feature.name, kind))
+    return pa.schema(fields)
 
 
 def to_rows(examples: Sequence[Example], schema: pa.Schema, watermark_ms: int, first: int = 0) -> ExampleRows:
     """Examples as one record batch."""
-    columns = []
-    for name in schema.names:
-        values: list[object]
-        if name.startswith(_FEATURE):
-            feature = name.removeprefix(_FEATURE)
-            values = [example.values[feature] for example in examples]
-        elif name in _ID_COLUMNS:
-            values = [id_text(getattr(example, name)) for example in examples]
-        else:
-            values = [getattr(example, name) for example in examples]
-        columns.append(pa.array(values, schema.field(name).type))
-    return ExampleRows(pa.record_batch(columns, schema=schema), watermark_ms, first)
+    names = [name for name in schema.names if not name.startswith(_FEATURE)]  # features come last
+    raw = zip(*map(attrgetter(*names), examples), strict=True) if examples else [()] * len(names)
+    found = [
+        pa.array(list(map(id_text, values)) if name in _ID_COLUMNS else values, schema.field(name).type)
+        for name, values in zip(names, raw, strict=True)
+    ]
+    are_numbers = [pa.types.is_float32(field.type) for field in list(schema)[len(names) :]]
+    found += columns([example.values for example in examples], are_numbers)
+    return ExampleRows(pa.record_batch(found, schema=schema), watermark_ms, first)
 
 
 def encode_rows(rows: ExampleRows) -> bytes:

@@ -6,7 +6,7 @@ until its window has passed. An action may come before its impression. Every imp
 The state itself is a ``JoinState``: in memory, or on disk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -15,12 +15,17 @@ import msgspec
 
 from recsys.batches.examples import Example
 from recsys.batches.join_state import Early, JoinState, Pending, Request
+from recsys.batches.known_facts import KnownFacts
 from recsys.batches.merge import FOREVER
+from recsys.batches.recent import Lately
 from recsys.events import Action, Event, Facts, Impression
-from recsys.features.extract import Extractor, Values
+from recsys.features.extract import Extractor
+from recsys.features.packed import PackedFeatures
+from recsys.features.packing import Packed, pack, unpack
 from recsys.features.state import FeatureState, History
 from recsys.fields import Above, AtLeast, Between, NotEmpty
 
+_KEPT_BYTES = 2**24
 _MAX_EARLY = 64  # actions of one request id that wait for its impression
 
 
@@ -103,17 +108,36 @@ class Joiner:
     counts: JoinCounts = field(default_factory=JoinCounts)
     waiting: int = 0  # impressions whose label is not final yet
     emitted_ms: int = -1  # emission times never go back
+    lately: Lately = field(default_factory=lambda: Lately(_KEPT_BYTES))  # for what is made of facts
+
+    def __post_init__(self) -> None:
+        self._packed = PackedFeatures(self.extractor)
+        self._profiles = KnownFacts(self.features.profiles, self._packed.of_profile, self.lately)
+        self._items = KnownFacts(self.features.items, self._packed.of_item, self.lately)
+        self._names = [feature.name for feature in self.extractor.features]
+        self._are_numbers = [feature.kind == "number" for feature in self.extractor.features]
+
+    def fetch(self, events: Sequence[Event]) -> None:
+        """Have at hand what is known of all that some events are about."""
+        shown = [event for event in events if isinstance(event, Impression)]
+        done = [event for event in events if isinstance(event, Action)]
+        users = dict.fromkeys([event.user_id for event in shown])
+        self.kept.requests.fetch([*[event.request_id for event in shown], *[event.request_id for event in done]])
+        self.features.fetch_histories([*users, *[event.user_id for event in done]])
+        self._profiles.fetch(users)
+        self._items.fetch({event.item_id for event in shown})
 
     def process(self, event: Event) -> list[Example]:
         """Take one event; examples whose window ended before it come first."""
         if isinstance(event, Facts):
             return self._take_facts(event)
-        examples = self.advance(getattr(event, "time_ms", 0))
+        return self.advance(getattr(event, "time_ms", 0)) + self.take(event)
+
+    def take(self, event: Event) -> list[Example]:
+        """Take an impression or an action to whose time everything was advanced."""
         if isinstance(event, Impression):
-            examples += self._take_impression(event)
-        elif isinstance(event, Action):
-            examples += self._take_action(event)
-        return examples
+            return self._take_impression(event)
+        return self._take_action(event) if isinstance(event, Action) else []
 
     def advance(self, time_ms: int, limit: int = FOREVER) -> list[Example]:
         """Close the windows that ended before ``time_ms`` (FOREVER: all), and forget what is old.
@@ -127,7 +151,7 @@ class Joiner:
                 return examples
             deadline, request_id = deadlines.pop()
             known = self.kept.requests.get(request_id)
-            if type(known) is Pending and known.impression.time_ms + self.config.window_ms == deadline:
+            if type(known) is Pending and known.time_ms + self.config.window_ms == deadline:
                 examples.append(self._emit(known, deadline))
         if time_ms > self.emitted_ms:  # a late event's example is not emitted in the past
             self.emitted_ms = time_ms
@@ -158,7 +182,7 @@ class Joiner:
         requests = list(self.kept.requests.items())
         return {
             "pending": [
-                [msgspec.to_builtins(known.impression), known.values, known.label, list(known.kinds)]
+                [self._shown(known), self._values(known), known.label, list(known.kinds)]
                 for _, known in requests
                 if isinstance(known, Pending)
             ],
@@ -170,10 +194,10 @@ class Joiner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` said."""
-        for request_id, known in _requests_of(state):
+        for request_id, known in self._requests_of(state):
             self.kept.requests[request_id] = known
             if isinstance(known, Pending):
-                self.kept.deadlines.add(known.impression.time_ms + self.config.window_ms, request_id)
+                self.kept.deadlines.add(known.time_ms + self.config.window_ms, request_id)
         for forget_ms, request_id in state["memory"]:
             was_emitted = self.kept.requests.get(request_id) == forget_ms
             (self.kept.forgets if was_emitted else self.kept.early_forgets).add(forget_ms, request_id)
@@ -198,7 +222,9 @@ class Joiner:
             self.counts.duplicate_impressions += 1
             return []
         history = self.features.history(event.user_id)
-        pending = Pending(event, self._values_as_of(event, history))
+        pending = Pending(
+            event.request_id, event.user_id, event.item_id, event.time_ms, self._values_as_of(event, history)
+        )
         self.counts.impressions += 1
         self.waiting += 1
         self.features.count_impression(event.user_id, event.item_id, event.time_ms, history)
@@ -231,7 +257,7 @@ class Joiner:
             self.counts.actions_after_emission += 1
             return []
         kind = self.config.actions[action.kind]
-        if action.time_ms - pending.impression.time_ms > kind.window_ms:
+        if action.time_ms - pending.time_ms > kind.window_ms:
             self.counts.actions_outside_window += 1
             return []
         if action.kind in pending.kinds:
@@ -239,34 +265,31 @@ class Joiner:
             return []
         pending.kinds += (action.kind,)
         if kind.history:
-            self.features.count_like(pending.impression.user_id, pending.impression.item_id, action.time_ms)
+            self.features.count_like(pending.user_id, pending.item_id, action.time_ms)
         pending.label = max(pending.label, kind.label)
         if not kind.final:
             self.kept.requests[action.request_id] = pending
             return []
         return [self._emit(pending, action.time_ms)]
 
-    def _values_as_of(self, event: Impression, history: History) -> Values:
-        features, at = self.features, event.time_ms
-        values = self.extractor.of_user(event.user_id, history, features.profiles.as_of(event.user_id, at), at)
-        values.update(self.extractor.of_item(event.item_id, features.items.as_of(event.item_id, at)))
-        values.update(self.extractor.of_time(at))
-        return values
+    def _values_as_of(self, event: Impression, history: History) -> Packed:
+        user_id, at = event.user_id, event.time_ms
+        profile, item = self._profiles.as_of(user_id, at), self._items.as_of(event.item_id, at)
+        return self._packed.as_of(at, user_id, history, profile, item)
 
     def _emit(self, pending: Pending, at_ms: int) -> Example:
         """The finished example; emission times of a partition never go back."""
         self.counts.examples += 1
         self.waiting -= 1
         self.emitted_ms = max(self.emitted_ms, at_ms)
-        impression = pending.impression
         forget_ms = self.emitted_ms + self.config.remember_ms
-        self.kept.requests[impression.request_id] = forget_ms
-        self.kept.forgets.add(forget_ms, impression.request_id)
+        self.kept.requests[pending.request_id] = forget_ms
+        self.kept.forgets.add(forget_ms, pending.request_id)
         return Example(
-            request_id=impression.request_id,
-            user_id=impression.user_id,
-            item_id=impression.item_id,
-            time_ms=impression.time_ms,
+            request_id=pending.request_id,
+            user_id=pending.user_id,
+            item_id=pending.item_id,
+            time_ms=pending.time_ms,
             emitted_ms=self.emitted_ms,
             label=pending.label,
             values=pending.values,
@@ -291,13 +314,18 @@ class Joiner:
                 del requests[request_id]
             limit -= 1
 
+    def _shown(self, known: Pending) -> dict[str, Any]:
+        return msgspec.to_builtins(Impression(known.request_id, known.user_id, known.item_id, known.time_ms))
 
-def _requests_of(state: Mapping[str, Any]) -> Iterator[tuple[str, Request]]:
-    """What a joiner's ``state`` says of each request id."""
-    for impression, values, label, kinds in state["pending"]:
-        shown = msgspec.convert(impression, Impression)
-        yield shown.request_id, Pending(shown, values, label, tuple(kinds))
-    for request_id, actions in state["early"]:
-        yield request_id, msgspec.convert(actions, list[Action])
-    for request_id, forget_ms in state["emitted"]:
-        yield request_id, forget_ms
+    def _values(self, known: Pending) -> dict[str, Any]:
+        return dict(zip(self._names, unpack(known.values, self._are_numbers), strict=True))
+
+    def _requests_of(self, state: Mapping[str, Any]) -> Iterator[tuple[str, Request]]:
+        """What a joiner's ``state`` says of each request id."""
+        for shown, values, label, kinds in state["pending"]:
+            packed = pack(values[name] for name in self._names)
+            yield shown["request_id"], Pending(**shown, values=packed, label=label, kinds=tuple(kinds))
+        for request_id, actions in state["early"]:
+            yield request_id, msgspec.convert(actions, list[Action])
+        for request_id, forget_ms in state["emitted"]:
+            yield request_id, forget_ms

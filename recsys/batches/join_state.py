@@ -13,20 +13,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from recsys.batches.merge import FOREVER
-from recsys.events import Action, Impression
-from recsys.features.extract import Values
-from recsys.features.state import Entries
+from recsys.events import Action
+from recsys.features.packing import Packed
+from recsys.features.state import Entries, Held
 
 Timed = tuple[int, str]  # (time_ms, request id)
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct, array_like=True, gc=False):
     """An impression that waits for its label, with the features as of when it was shown."""
 
-    impression: Impression
-    values: Values
+    request_id: str
+    user_id: int | str
+    item_id: int | str
+    time_ms: int
+    values: Packed
     label: float = 0.0
     kinds: tuple[str, ...] = ()  # of the actions that counted
 
@@ -119,7 +123,7 @@ class ForgetQueue:
 class JoinState:
     """The state of one partition's joiner: in memory, unless it is given other things."""
 
-    requests: Requests = field(default_factory=lambda: dict[str, Request]())
+    requests: Requests = field(default_factory=lambda: Held[str, Request]())
     deadlines: Queue = field(default_factory=DeadlineQueue)
     forgets: Queue = field(default_factory=ForgetQueue)
     early_forgets: Queue = field(default_factory=ForgetQueue)

@@ -75,7 +75,8 @@ class JoinedStream:
         if self._disk is None:
             return Joiner(config, extractor, self.features, JoinState())
         part = self._disk.partitions[index]
-        return Joiner(config, extractor, self.features.with_histories(part.histories), part.kept)
+        features = self.features.with_histories(part.histories)
+        return Joiner(config, extractor, features, part.kept, lately=self._disk.lately)
 
     @property
     def ended(self) -> bool:

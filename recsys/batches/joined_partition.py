@@ -75,11 +75,11 @@ class JoinedPartition:
         """
         if self.has_ended:
             return []
-        examples = self._join_events()
+        examples, has_more = self._join_events()
         watermark_ms = max(self._watermark_ms, self.merge.watermark_ms, awake_ms if self.merge.idle else -1)
-        if self.merge.head() is None:
+        if not has_more:
             examples += _read_at(now, self.joiner.advance(watermark_ms, _MAX_EXAMPLES))
-        self.is_behind = self.merge.head() is not None or self.joiner.is_behind(watermark_ms)
+        self.is_behind = has_more or self.joiner.is_behind(watermark_ms)
         if self.is_behind:  # what comes next is not emitted before what came last
             watermark_ms = max(self._watermark_ms, self.joiner.emitted_ms)
         kept = self._sampler.kept(examples)
@@ -102,24 +102,35 @@ class JoinedPartition:
             yield to_rows(piece, self._schema, up_to_ms, self.num_emitted)
             self.num_emitted += len(piece)
 
-    def _join_events(self) -> list[Example]:
-        """Join the events whose turn it is, until enough has become final."""
-        merge, joiner = self.merge, self.joiner
+    def _join_events(self) -> tuple[list[Example], bool]:
+        """Join the events whose turn it is, until enough has become final; and whether that left some."""
+        merge, joiner, allowed_ms = self.merge, self.joiner, self._allowed_lateness_ms
+        coming = merge.certain()
+        joiner.fetch([event for _, (_, (_, event, _)) in coming])
         examples: list[Example] = []
-        while len(examples) < _MAX_EXAMPLES and (head := merge.head()) is not None:
-            time_ms, (record, event, read_at) = head
-            if joiner.is_behind(time_ms):
+        for partition, (time_ms, (record, event, read_at)) in coming:
+            if len(examples) >= _MAX_EXAMPLES:
+                return examples, True
+            if time_ms > joiner.emitted_ms or joiner.is_behind(time_ms):
                 examples += _read_at(read_at, joiner.advance(time_ms, _MAX_EXAMPLES))
                 if joiner.is_behind(time_ms):
-                    break  # the event waits in the merge
-            merge.pop()
+                    return examples, True  # the event waits in the merge
+            merge.pop(partition)
             self.num_joined += 1
-            self.time_ms = max(self.time_ms, time_ms)
-            if merge.time_ms - time_ms > self._allowed_lateness_ms:
+            if time_ms > self.time_ms:
+                self.time_ms = time_ms
+            if merge.time_ms - time_ms > allowed_ms:
                 self._set_aside(record, merge.time_ms - time_ms)
-            else:
-                examples += _read_at(read_at, self.process(record, event))
-        return examples
+            elif emitted := self._taken(record, event):
+                examples += _read_at(read_at, emitted)
+        return examples, False
+
+    def _taken(self, record: Record, event: Event) -> list[Example]:
+        try:
+            return self.joiner.take(event)
+        except DataError as error:
+            self._dead_letters.put(record, str(error))
+            return []
 
     def _set_aside(self, record: Record, late_ms: int) -> None:
         self.joiner.counts.events_too_late += 1

@@ -5,12 +5,15 @@ That order depends on the data alone, so a run can be repeated, resumed and comp
 
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 FOREVER = 2**63 - 1
+_time = itemgetter(0)
 
 
 class TimeMerge(Generic[K, T]):
@@ -34,7 +37,6 @@ class TimeMerge(Generic[K, T]):
         self._queues: dict[K, deque[tuple[int, T]]] = {partition: deque() for partition in partitions}
         self._watermarks = dict.fromkeys(partitions, -1)
         self._idle: set[K] = set()
-        self._chosen: K | None = None  # whose item is the head
         self.late = 0  # items that came after a later one was handed out: a partition woke, or is out of order
         self.time_ms = -1  # of the last item handed out
 
@@ -106,35 +108,36 @@ class TimeMerge(Generic[K, T]):
 
     def ready(self) -> Iterator[tuple[int, T]]:
         """Hand out (time, item) in order, as far as is certain now."""
-        while (head := self.head()) is not None:
-            self.pop()
+        for partition, head in self.certain():
+            self.pop(partition)
             yield head
 
-    def head(self) -> tuple[int, T] | None:
-        """The (time, item) that comes next, if that is certain now."""
-        self._chosen = self._next()
-        return None if self._chosen is None else self._queues[self._chosen][0]
+    def certain(self) -> list[tuple[K, tuple[int, T]]]:
+        """The items whose turn is certain now, in order, as (partition, (time, item)); ``pop`` takes them away.
 
-    def pop(self) -> None:
-        """Take away what ``head`` just told of."""
-        assert self._chosen is not None
-        time_ms, _ = self._queues[self._chosen].popleft()
+        What is earlier than the item before it in its partition comes right behind that: its turn is the latest time
+        so far.
+        """
+        bound = self._bound()
+        turns: list[tuple[int, K, tuple[int, T]]] = []
+        for partition, queue in self._queues.items():
+            times_ms = accumulate(map(_time, queue), max)
+            turns += zip(times_ms, repeat(partition), queue)  # without an end
+        turns.sort(key=_time)  # stable: of one time, the partition named first
+        num = len(turns)
+        while num and (turns[num - 1][0], self._rank[turns[num - 1][1]]) > bound:
+            num -= 1
+        return [(partition, head) for _, partition, head in turns[:num]]
+
+    def _bound(self) -> tuple[int, int]:
+        """Up to which (time, rank) nothing earlier can come any more."""
+        awake = [(self._watermarks[p], rank) for p, rank in self._rank.items() if p not in self._idle]
+        return min(awake, default=(FOREVER, 0))
+
+    def pop(self, partition: K) -> None:
+        """Take away the first item of a partition."""
+        time_ms, _ = self._queues[partition].popleft()
         if time_ms < self.time_ms:
             self.late += 1
         else:
             self.time_ms = time_ms
-
-    def _next(self) -> K | None:
-        """The partition whose head is earliest, if none that is empty may still come before it."""
-        best: tuple[int, int] | None = None
-        chosen: K | None = None
-        for partition, queue in self._queues.items():
-            if queue:
-                at = (queue[0][0], self._rank[partition])
-            elif partition in self._idle:
-                continue
-            else:
-                at = (self._watermarks[partition], self._rank[partition])
-            if best is None or at < best:
-                best, chosen = at, partition if queue else None
-        return chosen

@@ -1,64 +1,22 @@
-"""One RocksDB of raw bytes, with what was used lately kept in memory.
+"""One RocksDB of raw bytes, and what the databases of a process may take of its memory.
 
 Nothing is written but by ``write``: one batch, all of it or nothing, in the write-ahead log when the call returns.
 That log outlives the process; a power cut may take the latest batches, unless ``sync`` waits for the disk (some 3 ms).
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
+from recsys.batches.recent import Lately
 from recsys.errors import DataError, ServiceError
 
-_ENTRY_BYTES = 200  # what Python takes for a key and a value beside their bytes, in a dict
 _MIN_WRITE_BUFFER = 2**20
 _OPEN_SECONDS = 30.0
-
-
-class Recent:
-    """Values used lately, of no more than ``max_bytes`` together.
-
-    Two generations: what is used moves to the young one; when that is half of everything, the old one goes. An entry
-    counts with the bytes that it is said to have, and what Python takes beside them.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_young_bytes = max_bytes // 2
-        self._young: dict[Any, tuple[Any, int]] = {}
-        self._old: dict[Any, tuple[Any, int]] = {}
-        self._young_bytes = 0
-
-    def get(self, key: Any) -> Any:
-        """A value; None where it is not held."""
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.pop(key, None)
-            if found is None:
-                return None
-            self.put(key, *found)
-        return found[0]
-
-    def put(self, key: Any, value: Any, num_bytes: int) -> None:
-        """Hold a value that takes so many bytes."""
-        before = self._young.get(key)
-        self._young[key] = (value, num_bytes)
-        if before is None:
-            self._young_bytes += num_bytes + _ENTRY_BYTES
-        else:
-            self._young_bytes += num_bytes - before[1]
-        if self._young_bytes > self._max_young_bytes:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
-
-    def drop(self, key: Any) -> None:
-        """Hold it no longer."""
-        self._old.pop(key, None)
-        before = self._young.pop(key, None)
-        if before is not None:
-            self._young_bytes -= before[1] + _ENTRY_BYTES
 
 
 class RocksMemory:
@@ -68,10 +26,7 @@ class RocksMemory:
     def __init__(self, memory_mb: float, num_databases: int) -> None:
         self._bytes, self._num = int(memory_mb * 2**20), num_databases
         self._blocks = Cache(max(2**20, self._bytes // 4))
-
-    def recent(self, share: float) -> Recent:
-        """A share of what one database may hold of what was used lately."""
-        return Recent(int(share * self._bytes / 2 / self._num))
+        self.lately = Lately(self._bytes // 2)
 
     def options(self) -> Options:
         """How to open one database."""
@@ -100,7 +55,7 @@ class Rocks:
         self, folder: Path, memory: RocksMemory, *, sync: bool = False, patience_seconds: float = _OPEN_SECONDS
     ) -> None:
         self._folder = folder
-        self.recent = memory.recent
+        self.lately = memory.lately
         folder.mkdir(parents=True, exist_ok=True)
         self._rows = self._opened(memory.options(), time.monotonic() + patience_seconds)
         write = WriteOptions()
@@ -131,6 +86,14 @@ class Rocks:
         except Exception as error:
             raise self._damaged(error) from error
         return found
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What was written last under each of some keys."""
+        try:
+            found: Any = self._rows.get(list(keys))
+        except Exception as error:
+            raise self._damaged(error) from error
+        return list(found)
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys from ``begin`` to before ``end`` with their values, in order."""

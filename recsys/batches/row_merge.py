@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recsys.batches.merge import FOREVER, TimeMerge
+from recsys.batches.merge import TimeMerge
 
 Ints = npt.NDArray[np.int64]
 
@@ -119,8 +119,7 @@ class RowMerge(TimeMerge[int, _Stretch]):
         """Hand out rows in order, as far as is certain now."""
         stretches: list[_Stretch] = []
         partitions: list[int] = []
-        awake = [(self._watermarks[p], rank) for p, rank in self._rank.items() if p not in self._idle]
-        bound = min(awake, default=(FOREVER, 0))
+        bound = self._bound()
         for partition in self.partitions:
             while (stretch := self._take_before(bound, partition)) is not None:
                 stretches.append(stretch)

@@ -8,16 +8,16 @@ import numpy as np
 
 from recsys.errors import ConfigError, DataError
 from recsys.features.declarations import Feature
+from recsys.features.packing import Value
 from recsys.features.state import FactValues, History, Id
 from recsys.hashing import hash_string
 
-Value = list[int] | float  # ids of an id or bag feature (none where unknown), or a number
 Values = dict[str, Value]
 Encoder = Callable[[Any], Value]
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
-_HISTORY: dict[str, Callable[[Id, History, int], Any]] = {
+HISTORY: dict[str, Callable[[Id, History, int], Any]] = {
     "id": lambda user_id, history, time_ms: user_id,
     "shown": lambda user_id, history, time_ms: history.shown(time_ms),
     "likes": lambda user_id, history, time_ms: history.liked(time_ms),
@@ -25,8 +25,8 @@ _HISTORY: dict[str, Callable[[Id, History, int], Any]] = {
     "recent_like_log_odds": lambda user_id, history, time_ms: history.recent_like_log_odds(time_ms),
     "log_impressions": lambda user_id, history, time_ms: math.log1p(history.num_impressions),
 }
-_HOUR_MS = 3_600_000
-_CLOCK: dict[str, Callable[[int], int]] = {
+HOUR_MS = 3_600_000
+CLOCK: dict[str, Callable[[int], int]] = {
     "hour_of_day": lambda hour: hour % 24,
     "day_of_week": lambda hour: (hour // 24 + 3) % 7,  # 1970 began on a Thursday, Monday is 0
 }
@@ -46,7 +46,7 @@ class Extractor:
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
-        self._by_owner: dict[str, list[tuple[str, str, Encoder]]] = {owner: [] for owner in _OWNERS}
+        self.declared: list[tuple[str, Feature, str, Encoder]] = []  # with owner and name of the source
         for feature in features:
             owner, _, name = feature.source.partition(".")
             if owner == "column":
@@ -54,17 +54,16 @@ class Extractor:
                     f"feature {feature.name!r} is of {feature.source}: of plain examples; no user's state or item's "
                     "facts give it: rank with a model of events, or look its embeddings up (jobs.lookup)"
                 )
-            self._by_owner[owner].append((feature.name, name, _encoder(feature)))
-        self._of_history = [(name, _HISTORY[source], encode) for name, source, encode in self._by_owner["user"]]
+            self.declared.append((owner, feature, name, _encoder(feature)))
+        self._by_owner = {
+            owner: [(feature.name, source, encode) for of, feature, source, encode in self.declared if of == owner]
+            for owner in _OWNERS
+        }
+        self._of_history = [(name, HISTORY[source], encode) for name, source, encode in self._by_owner["user"]]
         self._of_hour: tuple[int, Values] | None = None  # the latest, and what the clock's features were in it
         # Facts change rarely and are asked for at every impression: keep what was made of the latest ones.
         self._of_profile: dict[Id, tuple[FactValues, Values]] = {}
         self._of_item: dict[Id, tuple[FactValues, Values]] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """Features in the order in which users, items and times give them."""
-        return [name for owner in _OWNERS for name, *_ in self._by_owner[owner]]
 
     def of_user(self, user_id: Id, history: History, profile: FactValues, time_ms: int) -> Values:
         """Values of the ``user.`` and ``profile.`` features, as of ``time_ms``."""
@@ -78,9 +77,9 @@ class Extractor:
 
     def of_time(self, time_ms: int) -> Values:
         """Values of the ``time.`` features, in UTC."""
-        hour, known = time_ms // _HOUR_MS, self._of_hour  # read once: other threads ask for other times
+        hour, known = time_ms // HOUR_MS, self._of_hour  # read once: other threads ask for other times
         if known is None or known[0] != hour:
-            values = {name: encode(_CLOCK[source](hour)) for name, source, encode in self._by_owner["time"]}
+            values = {name: encode(CLOCK[source](hour)) for name, source, encode in self._by_owner["time"]}
             self._of_hour = known = (hour, values)
         return known[1]
 
@@ -88,17 +87,16 @@ class Extractor:
         return {name: encode(profile.get(source)) for name, source, encode in self._by_owner["profile"]}
 
     def _item_values(self, item_id: Id, facts: FactValues) -> Values:
-        return {
-            name: encode(item_id if source == "id" else facts.get(source))
-            for name, source, encode in self._by_owner["item"]
-        }
+        return {name: encode(item_raw(source, item_id, facts)) for name, source, encode in self._by_owner["item"]}
+
+
+def item_raw(source: str, item_id: Id, facts: FactValues) -> Any:
+    """The raw value of an ``item.`` feature."""
+    return item_id if source == "id" else facts.get(source)
 
 
 def _kept(
-    kept: dict[Id, tuple[FactValues, Values]],
-    of: Id,
-    facts: FactValues,
-    make: Callable[[Id, FactValues], Values],
+    kept: dict[Id, tuple[FactValues, Values]], of: Id, facts: FactValues, make: Callable[[Id, FactValues], Values]
 ) -> Values:
     """The values made of these very facts before, or new ones."""
     known = kept.get(of)

@@ -1,19 +1,24 @@
 """What is known of users and items, as of a time: the part of the joiner's state that features come from."""
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter, neg
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
-Id = int | str
+import msgspec
+
+from recsys.features.latest import Id, Latest
+
 FactValues = dict[str, Any]
 Versions = list[tuple[int, FactValues]]  # (valid from, facts) of one id, by time
 
 NOTHING: FactValues = {}  # the facts of an id of which none are known
 K = TypeVar("K", contravariant=True)
 V = TypeVar("V")
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
 _first = itemgetter(0)
 
 
@@ -25,48 +30,56 @@ class Entries(Protocol[K, V]):
 
     def __setitem__(self, key: K, value: V, /) -> None: ...
 
+    def fetch(self, keys: Iterable[K], /) -> None:
+        """Have at hand what is going to be asked for."""
+
     def items(self) -> Iterable[tuple[Any, V]]:
         """Every (key, value)."""
 
     def __len__(self) -> int: ...
 
 
+class Held(dict[Key, Kept]):
+    """Entries that are all in memory."""
+
+    def fetch(self, keys: Iterable[Key]) -> None:
+        """They are at hand."""
+
+
 _SETTLE_MS = 10_000
+_FOREVER = 2**63
 _MAX_VERSIONS = 100
 
 
-@dataclass(slots=True)
-class History:
+class History(msgspec.Struct, array_like=True, gc=False):
     """One user's past: the latest items shown and liked with their times, the latest first, and two counters.
 
     >>> history = History(); history.like(10, "a", keep=2); history.like(5, "b", keep=2); history.liked(as_of_ms=7)
     ['b']
     """
 
-    shown_items: list[Id] = field(default_factory=list)
-    shown_ms: list[int] = field(default_factory=list)
-    likes: list[Id] = field(default_factory=list)
-    likes_ms: list[int] = field(default_factory=list)
+    impressions: Latest = msgspec.field(default_factory=Latest)
+    likes: Latest = msgspec.field(default_factory=Latest)
     num_impressions: int = 0
     num_likes: int = 0
 
     def show(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add an impression; of more than ``keep`` the oldest goes."""
         self.num_impressions += 1
-        _insert(self.shown_items, self.shown_ms, time_ms, item_id, keep)
+        self.impressions.add(time_ms, item_id, keep)
 
     def like(self, time_ms: int, item_id: Id, keep: int) -> None:
         """Add a like; of more than ``keep`` the oldest goes."""
         self.num_likes += 1
-        _insert(self.likes, self.likes_ms, time_ms, item_id, keep)
+        self.likes.add(time_ms, item_id, keep)
 
     def shown(self, as_of_ms: int | None = None) -> list[Id]:
         """Items shown, the latest first, as of a time."""
-        return self.shown_items[_first_at(self.shown_ms, as_of_ms) :]
+        return self.impressions.items(as_of_ms)
 
     def liked(self, as_of_ms: int | None = None) -> list[Id]:
         """Liked items, the latest first, as of a time."""
-        return self.likes[_first_at(self.likes_ms, as_of_ms) :]
+        return self.likes.items(as_of_ms)
 
     @property
     def like_log_odds(self) -> float:
@@ -80,25 +93,10 @@ class History:
         The pause gives an impression's like the time to arrive; without it, what was just shown would count as
         disliked.
         """
-        first = _first_at(self.shown_ms, as_of_ms - _SETTLE_MS)
-        settled = self.shown_items[first : first + 5]
-        liked = set(self.liked(as_of_ms))
+        settled = self.shown(as_of_ms - _SETTLE_MS)[:5]
+        liked = set(self.liked(as_of_ms)) if settled else ()
         num_liked = sum([item in liked for item in settled])
         return math.log((num_liked + 2) / (len(settled) - num_liked + 2))
-
-
-def _insert(items: list[Id], times_ms: list[int], time_ms: int, item_id: Id, keep: int) -> None:
-    at = _first_at(times_ms, time_ms)  # of equal times, the one that came last is the later
-    items.insert(at, item_id)
-    times_ms.insert(at, time_ms)
-    del items[keep:], times_ms[keep:]
-
-
-def _first_at(times_ms: list[int], as_of_ms: int | None) -> int:
-    """Where the times up to one begin, among times of which the latest is first."""
-    if as_of_ms is None or not times_ms or times_ms[0] <= as_of_ms:
-        return 0
-    return bisect_left(times_ms, -as_of_ms, key=neg)
 
 
 class FactTable:
@@ -109,7 +107,12 @@ class FactTable:
     """
 
     def __init__(self, versions: "Entries[Id, Versions] | None" = None) -> None:
-        self._versions: Entries[Id, Versions] = {} if versions is None else versions
+        self._versions: Entries[Id, Versions] = Held() if versions is None else versions
+        self._watchers: list[Callable[[Id], None]] = []
+
+    def watch(self, told: Callable[[Id], None]) -> None:
+        """Have ``told`` of every id that something is put of."""
+        self._watchers.append(told)
 
     def put(self, of: Id, time_ms: int, facts: FactValues) -> None:
         """What is known of an id from ``time_ms`` on; the same time again replaces."""
@@ -121,6 +124,8 @@ class FactTable:
             versions.insert(at, (time_ms, facts))
         del versions[:-_MAX_VERSIONS]
         self._versions[of] = versions
+        for told in self._watchers:
+            told(of)
 
     def as_of(self, of: Id, time_ms: int | None = None) -> FactValues:
         """What was known at a time (None: the latest); empty where nothing was."""
@@ -131,6 +136,17 @@ class FactTable:
             return versions[-1][1]
         at = bisect_right(versions, time_ms, key=_first)
         return versions[at - 1][1] if at else NOTHING
+
+    def valid_at(self, of: Id, time_ms: int) -> tuple[int, int, FactValues]:
+        """What was known at a time; from when on, and when something else was."""
+        versions = self._versions.get(of) or []
+        at = bisect_right(versions, time_ms, key=_first)
+        begin_ms, facts = versions[at - 1] if at else (-_FOREVER, NOTHING)
+        return begin_ms, versions[at][0] if at < len(versions) else _FOREVER, facts
+
+    def fetch(self, ids: Iterable[Id]) -> None:
+        """Have at hand what is known of some."""
+        self._versions.fetch(ids)
 
     def ids(self) -> list[Id]:
         """Every id that has facts."""
@@ -162,7 +178,7 @@ class FeatureState:
         self.keep_items = keep_items
         self.profiles = FactTable() if profiles is None else profiles
         self.items = FactTable() if items is None else items
-        self._histories: Entries[Id, History] = {} if histories is None else histories
+        self._histories: Entries[Id, History] = Held() if histories is None else histories
         self._changed = changed or Changed()
 
     def with_histories(self, histories: "Entries[Id, History]") -> "FeatureState":
@@ -172,6 +188,10 @@ class FeatureState:
     def history(self, user_id: Id) -> History:
         """A user's history; a new user's is empty."""
         return self._histories.get(user_id) or History()
+
+    def fetch_histories(self, users: Iterable[Id]) -> None:
+        """Have at hand the histories of some users."""
+        self._histories.fetch(users)
 
     def users(self) -> list[Id]:
         """Users that have a history, in the order they were first seen, where that is known."""
@@ -328,8 +348,8 @@ def user_from_json(saved: dict[str, Any]) -> tuple[History, FactValues]:
 def history_to_json(history: History) -> dict[str, Any]:
     """A history as plain values, the oldest first."""
     return {
-        "shown": list(zip(reversed(history.shown_ms), reversed(history.shown_items), strict=True)),
-        "likes": list(zip(reversed(history.likes_ms), reversed(history.likes), strict=True)),
+        "shown": list(zip(history.impressions.times_ms()[::-1], history.shown()[::-1], strict=True)),
+        "likes": list(zip(history.likes.times_ms()[::-1], history.liked()[::-1], strict=True)),
         "num_impressions": history.num_impressions,
         "num_likes": history.num_likes,
     }
@@ -339,10 +359,8 @@ def history_from_json(saved: dict[str, Any]) -> History:
     """The history that ``history_to_json`` described."""
     shown, likes = saved["shown"][::-1], saved["likes"][::-1]
     return History(
-        shown_items=[item_id for _, item_id in shown],
-        shown_ms=[time_ms for time_ms, _ in shown],
-        likes=[item_id for _, item_id in likes],
-        likes_ms=[time_ms for time_ms, _ in likes],
-        num_impressions=saved["num_impressions"],
-        num_likes=saved["num_likes"],
+        Latest.of([item_id for _, item_id in shown], [time_ms for time_ms, _ in shown]),
+        Latest.of([item_id for _, item_id in likes], [time_ms for time_ms, _ in likes]),
+        saved["num_impressions"],
+        saved["num_likes"],
     )

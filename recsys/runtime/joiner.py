@@ -22,7 +22,6 @@ from recsys.batches.outbox import Outbox
 from recsys.batches.sampling import Sampler
 from recsys.events import END_PAYLOAD, EndMarker, decode_end
 from recsys.features.declarations import Feature
-from recsys.features.extract import Extractor
 from recsys.features.state import FeatureChanges
 from recsys.runtime.actors import wait_for
 from recsys.runtime.events import Events, KafkaEvents, open_dead_letters
@@ -56,7 +55,7 @@ class JoinerActor:
     ) -> None:
         self._events, self._folder = events, folder
         self._partitions = tuple(partitions)
-        self._disk = None if disk is None else _open_disk(disk, partitions, config, features)
+        self._disk = None if disk is None else _open_disk(disk, partitions, config)
         self._dead_letters = open_dead_letters(events, partitions, folder)
         self._stream = JoinedStream(
             events.open(partitions),
@@ -233,9 +232,9 @@ def collect_seldom() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-def _open_disk(folder: Path, partitions: Sequence[int], config: JoinConfig, features: Sequence[Feature]) -> JoinerDisk:
-    names, origin = Extractor(features).names, secrets.token_hex(8)
-    return JoinerDisk(folder, partitions, names, origin=origin, memory_mb=config.memory_mb, sync=config.sync)
+def _open_disk(folder: Path, partitions: Sequence[int], config: JoinConfig) -> JoinerDisk:
+    origin = secrets.token_hex(8)
+    return JoinerDisk(folder, partitions, origin=origin, memory_mb=config.memory_mb, sync=config.sync)
 
 
 def _is_below(part: tuple[int, bytes], numbers: Mapping[int, int]) -> bool:

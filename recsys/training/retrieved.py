@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.features.latest import Latest
 from recsys.features.state import FeatureState, History
 from recsys.graphs.bipartite import Bipartite
 from recsys.hashing import Floats
@@ -92,5 +93,5 @@ def _features(graphs: Graphs, titles: Mapping[int, str]) -> FeatureState:
     known_UI = (graphs.train.matrix_UI + graphs.valid.matrix_UI).tocsr()
     for user in np.flatnonzero(degrees_U).tolist():
         items = known_UI.indices[known_UI.indptr[user] : known_UI.indptr[user + 1]].tolist()
-        state.put_history(user, History(likes=items, likes_ms=[0] * len(items), num_likes=len(items)))
+        state.put_history(user, History(likes=Latest.of(items, [0] * len(items)), num_likes=len(items)))
     return state

@@ -11,14 +11,13 @@ import pytest
 from disorder import CONFIG, disorderly, with_junk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_timeline import FEATURES, Lists, Row, drain, in_lists, joined_stream, memory_stream, rows_of, timeline
+from joined_timeline import Lists, Row, drain, in_lists, joined_stream, memory_stream, rows_of, timeline
 
 from recsys.batches.disk_state import JoinerDisk
 from recsys.batches.examples import decode_rows
 from recsys.batches.joined import JoinedStream
 from recsys.batches.outbox import Number, Outbox
 from recsys.events import END_PAYLOAD, EXAMPLES, FACTS, IMPRESSIONS
-from recsys.features.extract import Extractor
 from recsys.streams.memory import ABORT, Aborted, MemorySource
 from recsys.streams.sink import MemorySink
 from recsys.streams.source import Partition
@@ -43,7 +42,7 @@ class Life:
     ) -> None:
         mine = list(range(num_partitions) if partitions is None else partitions)
         self.topic = topic
-        self.disk = JoinerDisk(folder, mine, Extractor(FEATURES).names, origin=name, memory_mb=memory_mb)
+        self.disk = JoinerDisk(folder, mine, origin=name, memory_mb=memory_mb)
         source = MemorySource({p: items for p, items in lists.items() if p.topic == FACTS or p.index in mine})
         self.stream, self.letters = joined_stream(
             source, num_partitions, partitions=mine, config=CONFIG, disk=self.disk, restored=states

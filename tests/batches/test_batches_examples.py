@@ -15,6 +15,7 @@ from recsys.batches.merge import FOREVER
 from recsys.errors import DataError
 from recsys.events import END_PAYLOAD, Impression, encode
 from recsys.features.declarations import Feature
+from recsys.features.packing import pack, unpack
 
 FEATURES = (
     Feature(name="user", kind="id", source="user.id"),
@@ -29,6 +30,12 @@ IDS = INT64 | TEXT | st.sampled_from([7, "7", '"7', '"', "-7", "\0", "é", "7\n"
 TIMES = st.integers(0, 2**53)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 RATES = st.floats(width=32, min_value=0, max_value=1, exclude_min=True)
+
+
+def packed(values: dict[str, Any]) -> bytes:
+    return pack(values[name] for name in ("user", "odds", "genres", "hour") if name in values)
+
+
 EXAMPLES = st.lists(
     st.builds(
         Example,
@@ -50,7 +57,7 @@ EXAMPLES = st.lists(
                 "genres": st.lists(INT64, max_size=4),
                 "hour": FLOATS,
             }
-        ),
+        ).map(packed),
     ),
     max_size=6,
 )
@@ -58,7 +65,13 @@ EXAMPLES = st.lists(
 
 def example(values: dict[str, Any], **fields: Any) -> Example:
     given = {"request_id": "r", "user_id": 1, "item_id": 2, "time_ms": 3, "emitted_ms": 4, "label": 1.0}
-    return Example(**{**given, **fields}, values=values)
+    return Example(**{**given, **fields}, values=packed(values))
+
+
+def values_of(example: Example) -> dict[str, Any]:
+    return dict(
+        zip(["user", "odds", "genres", "hour"], unpack(example.values, [False, True, False, True]), strict=True)
+    )
 
 
 def lists_of(bag: Bag) -> list[list[int]]:
@@ -70,13 +83,13 @@ def check(batch: LabelledBatch, examples: Sequence[Example]) -> None:
     assert batch.num_examples == len(examples)
     for name in ("user", "genres"):
         bag = batch.bags[name]
-        assert lists_of(bag) == [example.values[name] for example in examples]
+        assert lists_of(bag) == [values_of(example)[name] for example in examples]
         assert bag.ids_N.dtype == bag.offsets.dtype == np.int64
         assert bag.ids_N.flags.writeable and bag.ids_N.flags.c_contiguous
         assert len(bag.offsets) == len(examples) + 1 and bag.offsets[-1] == len(bag.ids_N)
     assert list(batch.bags) == ["user", "genres"]
     assert batch.numbers_BM.dtype == batch.labels_B.dtype == batch.weights_B.dtype == np.float32
-    assert batch.numbers_BM.tolist() == [[one.values["odds"], one.values["hour"]] for one in examples]
+    assert batch.numbers_BM.tolist() == [[values["odds"], values["hour"]] for values in map(values_of, examples)]
     assert batch.numbers_BM.shape == (len(examples), 2) and batch.numbers_BM.flags.writeable
     assert batch.labels_B.tolist() == [example.label for example in examples]
     assert batch.weights_B.tolist() == [example.weight for example in examples]

@@ -13,7 +13,6 @@ from recsys.batches.join import ActionKind, JoinConfig
 from recsys.batches.joined import JoinedStream
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, Action, EndMarker, Event, Impression
 from recsys.features.declarations import Feature
-from recsys.features.extract import Extractor
 from recsys.streams.dead_letters import DeadLetters
 from recsys.streams.memory import MemorySource
 from recsys.streams.sink import MemorySink
@@ -58,8 +57,7 @@ def test_memory_is_flat(events: Callable[[], Iterator[Event]]) -> None:
     lists[quiet].append(END)
     loud = lists[Partition(ACTIONS if quiet.topic == IMPRESSIONS else IMPRESSIONS, 0)]
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        names = Extractor(FEATURES).names
-        disk = JoinerDisk(Path(folder), [0], names, origin="o", memory_mb=MEMORY_MB)
+        disk = JoinerDisk(Path(folder), [0], origin="o", memory_mb=MEMORY_MB)
         stream = JoinedStream(
             MemorySource(lists),
             partitions=[0],

@@ -18,6 +18,7 @@ from recsys.batches.merge import FOREVER, TimeMerge
 from recsys.batches.row_merge import NONE, PickedRows, RowMerge
 from recsys.events import END, EndMarker
 from recsys.features.declarations import Feature
+from recsys.features.packing import pack
 
 FEATURES = (
     Feature(name="item", kind="id", source="item.id"),
@@ -94,8 +95,8 @@ def script(draw: random.Random, num_partitions: int):
             examples = []
             for _ in range(draw.choice([0, 1, 2, 9])):
                 time_ms = max(0, time_ms + draw.choice([0, 0, 1, 3, -2 if draw.random() < 0.2 else 5]))
-                values = {"item": [draw.randrange(9)] * draw.randrange(2), "tags": [7] * draw.randrange(4)}
-                values["score"] = draw.randrange(100) / 8
+                items, tags = [draw.randrange(9)] * draw.randrange(2), [7] * draw.randrange(4)
+                values = pack([items, tags, draw.randrange(100) / 8])
                 user = draw.choice([number, f"u{number}"])
                 examples.append(Example(f"{index}-{number}", user, number, time_ms, time_ms, 0.5, values))
                 number += 1
@@ -199,8 +200,7 @@ def test_parts_of_which_nothing_is_left_are_let_go() -> None:
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 2), (1, 4), (4, 4)])
 def test_a_part_of_a_batch_is_the_batch_of_those_examples(start: int, stop: int) -> None:
     examples = [
-        Example(f"r{n}", n, f"i{n}", n, n, n / 4, {"item": [n] * (n % 2), "tags": [n] * n, "score": n}, n / 8, n)
-        for n in range(4)
+        Example(f"r{n}", n, f"i{n}", n, n, n / 4, pack([[n] * (n % 2), [n] * n, n]), n / 8, n) for n in range(4)
     ]
     rows = to_rows(examples, SCHEMA, 0).rows
     cut = to_batch(rows, FEATURES).part(start, stop)

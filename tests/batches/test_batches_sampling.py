@@ -34,7 +34,7 @@ class Section:
 
 
 def example(request_id: str, *kinds: str) -> Example:
-    return Example(request_id, 1, 2, 3, 4, float(bool(kinds)), {}, kinds=kinds)
+    return Example(request_id, 1, 2, 3, 4, float(bool(kinds)), b"", kinds=kinds)
 
 
 def without_rates(rows: Sequence[Row]) -> list[Row]:

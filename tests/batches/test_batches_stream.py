@@ -19,6 +19,7 @@ from recsys.batches.merge import FOREVER
 from recsys.errors import DataError
 from recsys.events import ACTIONS, END, END_PAYLOAD, EXAMPLES, FACTS, IMPRESSIONS, EndMarker, Impression
 from recsys.features.declarations import Feature
+from recsys.features.packing import pack
 from recsys.streams.memory import MemorySource
 from recsys.streams.source import Partition
 
@@ -61,7 +62,7 @@ class InProcess:
 
 def rows(keys: Sequence[Key], watermark_ms: int) -> ExampleRows:
     examples = [
-        Example(f"{index}-{offset}", index, offset, time_ms, time_ms, 0.0, {"item": [offset]})
+        Example(f"{index}-{offset}", index, offset, time_ms, time_ms, 0.0, pack([[offset]]))
         for time_ms, index, offset in keys
     ]
     return to_rows(examples, SCHEMA, watermark_ms, first=keys[0][2] if keys else 0)
@@ -301,8 +302,7 @@ def test_the_topic_tells_how_long_the_first_example_beyond_a_position_waits() ->
     at, messages = Partition(EXAMPLES, 0), []
     for first, number, read_at_ms in ((0, 2, 1000), (2, 0, 0), (2, 3, 2000), (5, 1, 3000)):
         examples = [
-            Example(f"r{n}", 1, 2, n, n, 0.0, {"item": [n]}, read_at_ms=read_at_ms)
-            for n in range(first, first + number)
+            Example(f"r{n}", 1, 2, n, n, 0.0, pack([[n]]), read_at_ms=read_at_ms) for n in range(first, first + number)
         ]
         messages.append(encode_rows(to_rows(examples, SCHEMA, first, first)))
     feed = TopicFeed(MemorySource({at: messages}))

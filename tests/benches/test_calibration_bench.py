@@ -50,7 +50,7 @@ def test_columns_are_sampled_as_the_joiners_examples_are(stream: Stream) -> None
     examples = [
         Example(
             **{**{name: row[name] for name in names}, "user_id": int(row["user_id"]), "item_id": int(row["item_id"])},
-            values={},
+            values=b"",
             kinds=KINDS[kind],
         )
         for row, kind in zip(stream.examples.slice(0, 3000).to_pylist(), stream.kinds_N, strict=False)

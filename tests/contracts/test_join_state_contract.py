@@ -15,9 +15,11 @@ from recsys.batches.disk_queues import Changes, DiskDeadlines, DiskForgets
 from recsys.batches.disk_state import PartitionDisk
 from recsys.batches.join_state import DeadlineQueue, ForgetQueue, JoinState, Pending, Queue
 from recsys.batches.merge import FOREVER
-from recsys.batches.rocks import Recent, Rocks, RocksMemory
+from recsys.batches.recent import Lately
+from recsys.batches.rocks import Rocks, RocksMemory
 from recsys.errors import DataError, ServiceError
-from recsys.events import Action, Impression
+from recsys.events import Action
+from recsys.features.packing import pack
 from recsys.features.state import History
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").exists() else None
@@ -110,10 +112,11 @@ IDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(["7", "é", '"', "a b"]
 REQUESTS = st.one_of(
     st.builds(
         Pending,
-        st.builds(Impression, st.just("?"), IDS, IDS, st.integers(0, 2**53)),
-        st.tuples(st.lists(st.integers(-(2**63), 2**63 - 1)), st.floats()).map(
-            lambda values: {"bag": values[0], "number": values[1]}
-        ),
+        st.just("?"),
+        IDS,
+        IDS,
+        st.integers(0, 2**53),
+        st.tuples(st.lists(st.integers(-(2**63), 2**63 - 1)), st.floats()).map(pack),
         st.floats(0, 1),
         st.lists(st.sampled_from(["like", "click"])).map(tuple),
     ),
@@ -127,8 +130,7 @@ def named(request: Any, name: str) -> Any:
     if isinstance(request, list):
         return [Action(name, action.user_id, action.kind, action.time_ms) for action in request]
     if isinstance(request, Pending):
-        shown = request.impression
-        request.impression = Impression(name, shown.user_id, shown.item_id, shown.time_ms)
+        request.request_id = name
     return request
 
 
@@ -144,7 +146,7 @@ def test_what_is_known_by_request_id(on_disk: bool, steps: list[tuple[str, str, 
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
 
         def opened() -> PartitionDisk:
-            return PartitionDisk(Path(folder), RocksMemory(0.01, 1), ["bag", "number"], origin="o")
+            return PartitionDisk(Path(folder), RocksMemory(0.01, 1), origin="o")
 
         disk = opened() if on_disk else None
         kept = disk.kept if disk else JoinState()
@@ -166,7 +168,7 @@ def test_what_is_known_by_request_id(on_disk: bool, steps: list[tuple[str, str, 
 
 
 def test_histories_and_facts_outlive_their_joiner(tmp_path: Path) -> None:
-    disk = PartitionDisk(tmp_path, RocksMemory(1, 1), [], origin="o")
+    disk = PartitionDisk(tmp_path, RocksMemory(1, 1), origin="o")
     history = History()
     history.show(5, "x", 3)
     history.like(6, 7, 3)
@@ -174,7 +176,7 @@ def test_histories_and_facts_outlive_their_joiner(tmp_path: Path) -> None:
     disk.commit({"said": 1})
     disk.histories[8] = history  # not committed
     disk.close()
-    again = PartitionDisk(tmp_path, RocksMemory(1, 1), [], origin="another")
+    again = PartitionDisk(tmp_path, RocksMemory(1, 1), origin="another")
     assert (again.histories.get(7), again.histories.get("7"), again.histories.get(8)) == (history, History(), None)
     assert again.about is not None and again.about["said"] == 1 and again.origin == "o"
     again.close()
@@ -192,12 +194,16 @@ def test_a_folder_has_one_owner_at_a_time_and_damage_is_named(tmp_path: Path) ->
 
 
 def test_what_was_used_lately_stays_within_its_bytes() -> None:
-    recent = Recent(100_000)
+    lately = Lately(100_000)
+    recent, other = lately.kind(), lately.kind()
+    other.put_all(["other"], ["x"], [1])
     for number in range(10_000):
-        recent.put(b"%d" % number, b"x" * 100, 100)
+        recent.put_all([b"%d" % number], [b"x" * 100], [100])
         recent.get(b"0")
+        assert (len(recent._old) + len(recent._young)) * 350 <= 105_000
     held = {**recent._old, **recent._young}
-    assert 100 < len(held) * 300 <= 105_000
+    assert len(held) * 350 > 35_000
     assert b"9999" in held and b"0" in held and b"1" not in held
-    recent.drop(b"0")
+    assert other.get("other") is None
+    recent.drop_all([b"0"])
     assert recent.get(b"0") is None

@@ -54,7 +54,7 @@ def test_likes_and_impressions_are_the_latest_first_as_of_a_time(
     assert liking.liked(as_of_ms) == showing.shown(as_of_ms) == as_of
     assert (liking.num_likes, liking.num_impressions, liking.shown()) == (len(entries), 0, [])
     assert (showing.num_likes, showing.num_impressions, showing.liked()) == (0, len(entries), [])
-    assert len(liking.likes) == len(showing.shown_items) == min(keep, len(entries))
+    assert len(liking.likes) == len(showing.impressions) == min(keep, len(entries))
 
 
 def test_log_odds_are_smoothed_with_four_of_each() -> None:

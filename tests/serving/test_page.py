@@ -64,8 +64,8 @@ def test_the_page_is_three_files_that_load_nothing_from_elsewhere(redis_url: str
 
 
 def test_users_are_those_who_were_shown_something_last(redis_url: str, trained: Films) -> None:
-    last = {user: trained.state.history(user).shown_ms[0] for user in trained.state.users()}
-    last = {user: max([ms, *trained.state.history(user).likes_ms[:1]]) for user, ms in last.items()}
+    last = {user: trained.state.history(user).impressions.times_ms()[0] for user in trained.state.users()}
+    last = {user: max([ms, *trained.state.history(user).likes.times_ms()[:1]]) for user, ms in last.items()}
     (answer,) = got(redis_url, None, ("/v1/users", None))
     assert answer.json() == {"users": sorted(last, key=lambda user: -last[user]), "can_click": False}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recsys.batches.examples import Example, example_schema, to_batch, to_rows
 from recsys.errors import DataError, ServiceError
 from recsys.features.declarations import Feature
-from recsys.features.extract import Values
+from recsys.features.packing import pack
 from recsys.training.archive import Archive, cut_archive, read_archive
 from recsys.training.fit import recorded_batches
 
@@ -30,7 +30,7 @@ def rows_of(numbers: Sequence[int], emitted_ms: Sequence[int]) -> pa.RecordBatch
     """Example n of user n % 10, who likes n % 3 things."""
     examples = []
     for number, at in zip(numbers, emitted_ms, strict=True):
-        values: Values = {"user": [number % 10], "liked": list(range(number % 3)), "odds": number / 7}
+        values = pack([[number % 10], list(range(number % 3)), number / 7])
         examples.append(Example(f"r{number}", number % 10, str(number), at - 5, at, float(number % 2), values))
     return to_rows(examples, example_schema(FEATURES), 0).rows
 

@@ -17,7 +17,7 @@ from recsys.batches.join import ActionKind, JoinConfig
 from recsys.errors import ConfigError, DataError
 from recsys.events import ACTIONS, END, FACTS, IMPRESSIONS, Action, Impression
 from recsys.features.declarations import Feature
-from recsys.features.extract import Values
+from recsys.features.packing import pack
 from recsys.fields import build
 from recsys.models.recommender import Blueprint, Recommender
 from recsys.rows.local import LocalRows
@@ -60,7 +60,7 @@ def board(num: int, seed: int = 0, noise: float = 0.1) -> pa.Table:
     for number in range(num):
         user, item = int(draw.integers(NUM_USERS)), int(draw.integers(NUM_ITEMS))
         like = (user % 2 == item % 2) != (draw.random() < noise)
-        values: Values = {"user": [user], "item": [item], "liked": [], "odds": 0.0}
+        values = pack([[user], [item], [], 0.0])
         examples.append(Example(f"r{number:06}", user, item, number, number, float(like), values))
     return pa.Table.from_batches([to_rows(examples, example_schema(FEATURES), 0).rows])
 

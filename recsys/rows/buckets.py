@@ -151,13 +151,16 @@ def find(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def share(seed: np.uint64, keys: Int64s, part: int, parts: int) -> Int64s:
-    """Positions of the keys whose segment is ``part`` mod ``parts``: what one thread may insert beside others."""
+def absent(seed: np.uint64, keys: Int64s, slots: Int64s, part: int, parts: int) -> Int64s:
+    """Positions of the keys without a slot whose segment is ``part`` mod ``parts``: one thread's beside others."""
     positions = np.empty(len(keys), np.int64)
     num = 0
     for i in range(len(keys)):
-        positions[num] = i
-        num += np.int64((_hash(np.uint64(keys[i]), seed) >> _TO_SEGMENT) % np.uint64(parts) == np.uint64(part))
+        if slots[i] < 0 and (
+            parts == 1 or (_hash(np.uint64(keys[i]), seed) >> _TO_SEGMENT) % np.uint64(parts) == np.uint64(part)
+        ):
+            positions[num] = i
+            num += 1
     return positions[:num]
 
 
@@ -172,44 +175,51 @@ def insert(
     positions: Int64s,
     begin: int,
     slots: Int64s,
-    pool: Int64s,
+    freed: Int64s,
+    fresh: int,
+    taken: int,
     new: Int64s,
     num_new: int,
 ) -> tuple[int, int]:
     """Find or insert the keys at positions[begin:], writing their slots, and the position of each new one into ``new``.
 
-    The n-th new one takes slot pool[n]. Returns (place reached in ``positions``, num_new): the place of the first key
-    whose segment is full, or the end.
+    The n-th new one takes the slot at place ``taken + n`` of a pool: of ``freed``, and after these of ``fresh``,
+    ``fresh + 1``, ... Returns (place reached in ``positions``, num_new): the place of the first key whose segment is
+    full, or the end.
     """
-    for i in range(begin, len(positions)):
-        if i + _AHEAD < len(positions):
-            ahead = _hash(np.uint64(keys[positions[i + _AHEAD]]), seed)
-            prefetch(buckets, np.int64(_home(starts, lengths, ahead)))
-        key = np.uint64(keys[positions[i]])
-        mixed = _hash(key, seed)
-        home = _home(starts, lengths, mixed)
-        word = home
-        slot = _slot(buckets, halves, word, key)
-        while slot < 0 and _goes_on(halves, word, mixed):
-            word = _next(starts, lengths, mixed, word)
-            slot = _slot(buckets, halves, word, key)
-        if slot < 0:
+    hashes = np.empty(_BATCH, np.uint64)
+    homes = np.empty(_BATCH, np.uint64)
+    for start in range(begin, len(positions), _BATCH):
+        size = min(_BATCH, len(positions) - start)
+        for i in range(size):
+            hashes[i] = _hash(np.uint64(keys[positions[start + i]]), seed)
+            homes[i] = _home(starts, lengths, hashes[i])
+            prefetch(buckets, np.int64(homes[i]))
+        for i in range(size):
+            key, mixed, home = np.uint64(keys[positions[start + i]]), hashes[i], homes[i]
             word = home
-            cell = _used(halves, word)
-            while cell == CELLS:
+            slot = _slot(buckets, halves, word, key)
+            while slot < 0 and _goes_on(halves, word, mixed):
                 word = _next(starts, lengths, mixed, word)
+                slot = _slot(buckets, halves, word, key)
+            if slot < 0:
+                word = home
                 cell = _used(halves, word)
-                if word == home:
-                    return i, num_new
-            slot = pool[num_new]
-            buckets[word + np.uint64(cell)] = key
-            halves[word * _HALF + np.uint64(_SLOTS + cell)] = np.uint32(slot + 1)
-            while home != word:
-                _count(halves, home, mixed, 1)
-                home = _next(starts, lengths, mixed, home)
-            new[num_new] = positions[i]
-            num_new += 1
-        slots[positions[i]] = slot
+                while cell == CELLS:
+                    word = _next(starts, lengths, mixed, word)
+                    cell = _used(halves, word)
+                    if word == home:
+                        return start + i, num_new
+                place = taken + num_new
+                slot = freed[place] if place < len(freed) else fresh + place - len(freed)
+                buckets[word + np.uint64(cell)] = key
+                halves[word * _HALF + np.uint64(_SLOTS + cell)] = np.uint32(slot + 1)
+                while home != word:
+                    _count(halves, home, mixed, 1)
+                    home = _next(starts, lengths, mixed, home)
+                new[num_new] = positions[start + i]
+                num_new += 1
+            slots[positions[start + i]] = slot
     return len(positions), num_new
 
 
@@ -248,19 +258,21 @@ def move_segments(
     starts: Uint64s,
     lengths: Uint64s,
     seed: np.uint64,
-    first: int,
-    end: int,
+    segments: Int64s,
     base: int,
     length: int,
 ) -> None:
-    """Move segments [first, end) to zeroed buckets: segment s to ``length`` of them from ``base + s * length`` on.
+    """Move segments to buckets of nobody's, the n-th to ``length`` of them from ``base + n * length`` on.
 
     There must be room: more buckets than it had.
     """
-    for segment in range(first, end):
+    for n in range(len(segments)):
+        segment = segments[n]
         old_start, old_length = starts[segment], lengths[segment]
-        starts[segment] = np.uint64(base + segment * length)
+        start = np.uint64(base + n * length)
+        starts[segment] = start
         lengths[segment] = np.uint64(length)
+        buckets[start * _FULL : (start + np.uint64(length)) * _FULL] = 0
         for bucket in range(old_start, old_start + old_length):
             old = np.uint64(bucket) * _FULL
             for old_cell in range(_used(halves, old)):

@@ -29,7 +29,7 @@ SEGMENT_BITS = 10
 CELLS = 5
 WORDS = 8  # uint64s of a bucket
 _SLOTS, _PASSED = 10, 15  # places in a bucket seen as 16 uint32s
-_BATCH, _AHEAD = 64, 16
+_BATCH, _AHEAD, _PASSES = 64, 16, 4
 _TO_SEGMENT = np.uint64(64 - SEGMENT_BITS)
 _LOW, _32, _30, _27, _31 = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(30), np.uint64(27), np.uint64(31)
 _1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -119,6 +119,12 @@ def _used(halves: Uint32s, word: np.uint64) -> int:
     )
 
 
+@njit(cache=True, inline="always")
+def _is_full(halves: Uint32s, word: np.uint64) -> bool:
+    """Whether all cells of a bucket are in use."""
+    return halves[word * _HALF + np.uint64(_SLOTS + CELLS - 1)] != 0
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def find(
     buckets: Uint64s, halves: Uint32s, starts: Uint64s, lengths: Uint64s, seed: np.uint64, keys: Int64s, slots: Int64s
@@ -139,15 +145,19 @@ def find(
             slots[start + i] = slot
             elsewhere[late] = i
             late += (slot < 0) & _goes_on(halves, words[i], mixed[i])
-        for j in range(late):
-            prefetch(buckets, np.int64(words[elsewhere[j]] + _FULL))
-        for j in range(late):
-            i = elsewhere[j]
-            word, slot = words[i], -1
-            while slot < 0 and _goes_on(halves, word, mixed[i]):
-                word = _next(starts, lengths, mixed[i], word)
-                slot = _slot(buckets, halves, word, np.uint64(keys[start + i]))
-            slots[start + i] = slot
+        while late:
+            for j in range(late):
+                i = elsewhere[j]
+                words[i] = _next(starts, lengths, mixed[i], words[i])
+                prefetch(buckets, np.int64(words[i]))
+            still = 0
+            for j in range(late):
+                i = elsewhere[j]
+                slot = _slot(buckets, halves, words[i], np.uint64(keys[start + i]))
+                slots[start + i] = slot
+                elsewhere[still] = i
+                still += (slot < 0) & _goes_on(halves, words[i], mixed[i])
+            late = still
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -189,12 +199,27 @@ def insert(
     """
     hashes = np.empty(_BATCH, np.uint64)
     homes = np.empty(_BATCH, np.uint64)
+    words = np.empty(_BATCH, np.uint64)
+    elsewhere = np.empty(_BATCH + 1, np.int64)
     for start in range(begin, len(positions), _BATCH):
         size = min(_BATCH, len(positions) - start)
         for i in range(size):
             hashes[i] = _hash(np.uint64(keys[positions[start + i]]), seed)
             homes[i] = _home(starts, lengths, hashes[i])
             prefetch(buckets, np.int64(homes[i]))
+            words[i], elsewhere[i] = homes[i], i
+        late = size
+        for _ in range(_PASSES):  # where keys will lie that find their home full
+            still = 0
+            for j in range(late):
+                i = elsewhere[j]
+                elsewhere[still] = i
+                still += _is_full(halves, words[i])
+            late = still
+            for j in range(late):
+                i = elsewhere[j]
+                words[i] = _next(starts, lengths, hashes[i], words[i])
+                prefetch(buckets, np.int64(words[i]))
         for i in range(size):
             key, mixed, home = np.uint64(keys[positions[start + i]]), hashes[i], homes[i]
             word = home

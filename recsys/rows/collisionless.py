@@ -81,9 +81,12 @@ class CollisionlessIndex:
         """``find`` into an array, by one thread: others may do the same meanwhile."""
         kernels.find(*self._table, keys_N, slots_N)
 
-    def insert(self, keys_N: Keys) -> tuple[Slots, Slots]:
-        """The slot of each key, new where it had none; and the positions in ``keys_N`` of the first of each new key."""
-        slots_N = self.find(keys_N)
+    def insert(self, keys_N: Keys, slots_N: Slots | None = None) -> tuple[Slots, Slots]:
+        """The slot of each key, new where it had none; and the positions in ``keys_N`` of the first of each new key.
+
+        ``slots_N``: what ``find`` said of these keys, if no key has been deleted since; it is completed.
+        """
+        slots_N = self.find(keys_N) if slots_N is None else slots_N
         tasks: list[_Insertion] = []
 
         def begin(part: int, parts: int) -> None:

@@ -49,6 +49,16 @@ class Push(NamedTuple):
     counts_N: Counts | None = None
 
 
+class Found(NamedTuple):
+    """Keys that were pulled, and their slots: most are pushed next, and need not be looked for again.
+
+    Slots stay as long as no row is deleted; a key that had none may have one by now.
+    """
+
+    keys_N: Keys
+    slots_N: Slots
+
+
 class Rows:
     """The rows of one group, or one shard's share of them."""
 
@@ -89,6 +99,7 @@ class Rows:
         self._num_steps = 0  # of the optimizer: pushes that named this group
         self._clock = EventClock(self._ttl_ms)
         self._swept = -1
+        self._found: Found | None = None
         self._gate = gate_of(group)
         self._importance = (
             Importance(group.admission, group.seed) if isinstance(group.admission, ImportanceAdmission) else None
@@ -100,13 +111,15 @@ class Rows:
         """Rows of keys, into ``rows_NW`` where it is given."""
         if rows_NW is None:
             rows_NW = np.empty((len(keys_N), self.group.width), np.float32)
-        out_NW, slots_N = rows_NW, np.empty(len(keys_N), np.int64)
+        out_NW, found_N, slots_N = rows_NW, np.empty(len(keys_N), np.int64), np.empty(len(keys_N), np.int64)
 
         def read(start: int, stop: int) -> None:
+            found_N[start:stop] = keys_N[start:stop]
             self.index.find_into(keys_N[start:stop], slots_N[start:stop])
             self._read(slots_N[start:stop], keys_N[start:stop], out_NW[start:stop])
 
         in_pieces(read, len(keys_N), self._threads)
+        self._found = Found(found_N, slots_N)
         return rows_NW
 
     def _read(self, slots_N: Slots, keys_N: Keys, rows_NW: Floats) -> None:
@@ -200,7 +213,9 @@ class Rows:
     def _slots_with_new_rows(self, push: Push, step: int) -> Slots:
         """The slot of every key; new rows where there were none, -1 for keys that are not admitted."""
         if self.group.admission is None and self._max_rows is None:
-            slots_N, new = self.index.insert(push.keys_N)
+            found, self._found = self._found, None
+            known = found is not None and np.array_equal(found.keys_N, push.keys_N)
+            slots_N, new = self.index.insert(push.keys_N, found.slots_N if found is not None and known else None)
             self._begin(push.keys_N, slots_N, new)
             return slots_N
         if self._importance is not None:
@@ -310,6 +325,7 @@ class Rows:
     def delete(self, keys_U: Keys, step: int) -> None:
         """Remove rows of distinct keys."""
         present = self.index.find(keys_U) >= 0
+        self._found = None
         freed = self.index.delete(keys_U)
         self._steps[freed] = 0
         self._deletes.record(keys_U[present], step)

@@ -24,6 +24,7 @@ _CELLS = _SEGMENTS * kernels.CELLS  # for each bucket that every segment has
 _MAX_LOAD = 0.85
 _GROWTH = 1.25  # of the number of buckets: so that they are never less than two thirds full
 _MOVING_SHARE = 0.03  # of the cells: when so many keys have come since growth began, all segments have moved
+_GAP = 8  # segments that would fit between others: each growth leaves little more than one
 _MAX_SLOTS = 2**32 - 2
 
 
@@ -179,7 +180,7 @@ class CollisionlessIndex:
         mean = num_keys / _SEGMENTS
         fullest = max(mean / _MAX_LOAD, mean + 4 * math.sqrt(mean))
         length = max(1, math.ceil(_GROWTH * fullest / kernels.CELLS))
-        return _SEGMENTS * 8 * (kernels.WORDS * length + 2)
+        return 8 * ((_SEGMENTS + _GAP) * kernels.WORDS * length + 4 * _SEGMENTS)
 
     @property
     def _table(self) -> tuple[kernels.Uint64s, kernels.Uint32s, kernels.Uint64s, kernels.Uint64s, np.uint64]:
@@ -233,10 +234,9 @@ class CollisionlessIndex:
                 *self._table, self._order[first + start : first + stop], base + (first + start) * length, length
             )
 
-        num_parts_keys = self.num_keys * (end - first) // _SEGMENTS
         in_parts(
             lambda part, parts: move((end - first) * part // parts, (end - first) * (part + 1) // parts),
-            num_parts_keys,
+            self.num_keys * (end - first) // _SEGMENTS,
             self._threads,
         )
         self._moved = end

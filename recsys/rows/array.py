@@ -34,8 +34,11 @@ class ArrayIndex:
         """``find`` into an array."""
         slots_N[:] = self.find(keys_N)
 
-    def insert(self, keys_N: Keys) -> tuple[Slots, Slots]:
-        """The slot of each key; and the positions in ``keys_N`` of the first of each whose row did not exist yet."""
+    def insert(self, keys_N: Keys, slots_N: Slots | None = None) -> tuple[Slots, Slots]:
+        """The slot of each key; and the positions in ``keys_N`` of the first of each whose row did not exist yet.
+
+        ``slots_N`` is what a map would not look for again; here they are reckoned.
+        """
         slots_N = self._slots_of(keys_N)
         absent = np.flatnonzero(~self._exists[slots_N])
         if len(absent):

@@ -29,7 +29,7 @@ SEGMENT_BITS = 10
 CELLS = 5
 WORDS = 8  # uint64s of a bucket
 _SLOTS, _PASSED = 10, 15  # places in a bucket seen as 16 uint32s
-_BATCH, _AHEAD = 64, 16
+_BATCH, _AHEAD, _PASSES = 64, 16, 4
 _TO_SEGMENT = np.uint64(64 - SEGMENT_BITS)
 _LOW, _32, _30, _27, _31 = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(30), np.uint64(27), np.uint64(31)
 _1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -119,6 +119,12 @@ def _used(halves: Uint32s, word: np.uint64) -> int:
     )
 
 
+@njit(cache=True, inline="always")
+def _is_full(halves: Uint32s, word: np.uint64) -> bool:
+    """Whether all cells of a bucket are in use."""
+    return halves[word * _HALF + np.uint64(_SLOTS + CELLS - 1)] != 0
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def find(
     buckets: Uint64s, halves: Uint32s, starts: Uint64s, lengths: Uint64s, seed: np.uint64, keys: Int64s, slots: Int64s
@@ -139,25 +145,32 @@ def find(
             slots[start + i] = slot
             elsewhere[late] = i
             late += (slot < 0) & _goes_on(halves, words[i], mixed[i])
-        for j in range(late):
-            prefetch(buckets, np.int64(words[elsewhere[j]] + _FULL))
-        for j in range(late):
-            i = elsewhere[j]
-            word, slot = words[i], -1
-            while slot < 0 and _goes_on(halves, word, mixed[i]):
-                word = _next(starts, lengths, mixed[i], word)
-                slot = _slot(buckets, halves, word, np.uint64(keys[start + i]))
-            slots[start + i] = slot
+        while late:
+            for j in range(late):
+                i = elsewhere[j]
+                words[i] = _next(starts, lengths, mixed[i], words[i])
+                prefetch(buckets, np.int64(words[i]))
+            still = 0
+            for j in range(late):
+                i = elsewhere[j]
+                slot = _slot(buckets, halves, words[i], np.uint64(keys[start + i]))
+                slots[start + i] = slot
+                elsewhere[still] = i
+                still += (slot < 0) & _goes_on(halves, words[i], mixed[i])
+            late = still
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def share(seed: np.uint64, keys: Int64s, part: int, parts: int) -> Int64s:
-    """Positions of the keys whose segment is ``part`` mod ``parts``: what one thread may insert beside others."""
+def absent(seed: np.uint64, keys: Int64s, slots: Int64s, part: int, parts: int) -> Int64s:
+    """Positions of the keys without a slot whose segment is ``part`` mod ``parts``: one thread's beside others."""
     positions = np.empty(len(keys), np.int64)
     num = 0
     for i in range(len(keys)):
-        positions[num] = i
-        num += np.int64((_hash(np.uint64(keys[i]), seed) >> _TO_SEGMENT) % np.uint64(parts) == np.uint64(part))
+        if slots[i] < 0 and (
+            parts == 1 or (_hash(np.uint64(keys[i]), seed) >> _TO_SEGMENT) % np.uint64(parts) == np.uint64(part)
+        ):
+            positions[num] = i
+            num += 1
     return positions[:num]
 
 
@@ -172,44 +185,66 @@ def insert(
     positions: Int64s,
     begin: int,
     slots: Int64s,
-    pool: Int64s,
+    freed: Int64s,
+    fresh: int,
+    taken: int,
     new: Int64s,
     num_new: int,
 ) -> tuple[int, int]:
     """Find or insert the keys at positions[begin:], writing their slots, and the position of each new one into ``new``.
 
-    The n-th new one takes slot pool[n]. Returns (place reached in ``positions``, num_new): the place of the first key
-    whose segment is full, or the end.
+    The n-th new one takes the slot at place ``taken + n`` of a pool: of ``freed``, and after these of ``fresh``,
+    ``fresh + 1``, ... Returns (place reached in ``positions``, num_new): the place of the first key whose segment is
+    full, or the end.
     """
-    for i in range(begin, len(positions)):
-        if i + _AHEAD < len(positions):
-            ahead = _hash(np.uint64(keys[positions[i + _AHEAD]]), seed)
-            prefetch(buckets, np.int64(_home(starts, lengths, ahead)))
-        key = np.uint64(keys[positions[i]])
-        mixed = _hash(key, seed)
-        home = _home(starts, lengths, mixed)
-        word = home
-        slot = _slot(buckets, halves, word, key)
-        while slot < 0 and _goes_on(halves, word, mixed):
-            word = _next(starts, lengths, mixed, word)
-            slot = _slot(buckets, halves, word, key)
-        if slot < 0:
+    hashes = np.empty(_BATCH, np.uint64)
+    homes = np.empty(_BATCH, np.uint64)
+    words = np.empty(_BATCH, np.uint64)
+    elsewhere = np.empty(_BATCH + 1, np.int64)
+    for start in range(begin, len(positions), _BATCH):
+        size = min(_BATCH, len(positions) - start)
+        for i in range(size):
+            hashes[i] = _hash(np.uint64(keys[positions[start + i]]), seed)
+            homes[i] = _home(starts, lengths, hashes[i])
+            prefetch(buckets, np.int64(homes[i]))
+            words[i], elsewhere[i] = homes[i], i
+        late = size
+        for _ in range(_PASSES):  # where keys will lie that find their home full
+            still = 0
+            for j in range(late):
+                i = elsewhere[j]
+                elsewhere[still] = i
+                still += _is_full(halves, words[i])
+            late = still
+            for j in range(late):
+                i = elsewhere[j]
+                words[i] = _next(starts, lengths, hashes[i], words[i])
+                prefetch(buckets, np.int64(words[i]))
+        for i in range(size):
+            key, mixed, home = np.uint64(keys[positions[start + i]]), hashes[i], homes[i]
             word = home
-            cell = _used(halves, word)
-            while cell == CELLS:
+            slot = _slot(buckets, halves, word, key)
+            while slot < 0 and _goes_on(halves, word, mixed):
                 word = _next(starts, lengths, mixed, word)
+                slot = _slot(buckets, halves, word, key)
+            if slot < 0:
+                word = home
                 cell = _used(halves, word)
-                if word == home:
-                    return i, num_new
-            slot = pool[num_new]
-            buckets[word + np.uint64(cell)] = key
-            halves[word * _HALF + np.uint64(_SLOTS + cell)] = np.uint32(slot + 1)
-            while home != word:
-                _count(halves, home, mixed, 1)
-                home = _next(starts, lengths, mixed, home)
-            new[num_new] = positions[i]
-            num_new += 1
-        slots[positions[i]] = slot
+                while cell == CELLS:
+                    word = _next(starts, lengths, mixed, word)
+                    cell = _used(halves, word)
+                    if word == home:
+                        return start + i, num_new
+                place = taken + num_new
+                slot = freed[place] if place < len(freed) else fresh + place - len(freed)
+                buckets[word + np.uint64(cell)] = key
+                halves[word * _HALF + np.uint64(_SLOTS + cell)] = np.uint32(slot + 1)
+                while home != word:
+                    _count(halves, home, mixed, 1)
+                    home = _next(starts, lengths, mixed, home)
+                new[num_new] = positions[start + i]
+                num_new += 1
+            slots[positions[start + i]] = slot
     return len(positions), num_new
 
 
@@ -248,19 +283,21 @@ def move_segments(
     starts: Uint64s,
     lengths: Uint64s,
     seed: np.uint64,
-    first: int,
-    end: int,
+    segments: Int64s,
     base: int,
     length: int,
 ) -> None:
-    """Move segments [first, end) to zeroed buckets: segment s to ``length`` of them from ``base + s * length`` on.
+    """Move segments to buckets of nobody's, the n-th to ``length`` of them from ``base + n * length`` on.
 
     There must be room: more buckets than it had.
     """
-    for segment in range(first, end):
+    for n in range(len(segments)):
+        segment = segments[n]
         old_start, old_length = starts[segment], lengths[segment]
-        starts[segment] = np.uint64(base + segment * length)
+        start = np.uint64(base + n * length)
+        starts[segment] = start
         lengths[segment] = np.uint64(length)
+        buckets[start * _FULL : (start + np.uint64(length)) * _FULL] = 0
         for bucket in range(old_start, old_start + old_length):
             old = np.uint64(bucket) * _FULL
             for old_cell in range(_used(halves, old)):

@@ -16,8 +16,6 @@ Uint32s = npt.NDArray[np.uint32]
 Float32s = npt.NDArray[np.float32]
 
 AHEAD = 24  # rows that are asked for before their turn
-_DIGIT, _RADIX = 11, 1 << 11
-_32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _40, _16, _24_BITS = np.uint64(40), np.uint64(16), np.uint64(0xFFFFFF)
 
 
@@ -86,69 +84,8 @@ def begin_uniform(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def places(slots_N: Int64s, part: int, parts: int) -> Uint64s:
-    """Slots that are ``part`` mod ``parts``, each with its position: slot in the high half, position in the low."""
-    places_P = np.empty(len(slots_N), np.uint64)
-    num = 0
-    for i in range(len(slots_N)):
-        places_P[num] = (np.uint64(slots_N[i]) << _32) | np.uint64(i)
-        num += np.int64((slots_N[i] >= 0) & (slots_N[i] % parts == part))
-    return places_P[:num]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def fill(state: Float32s, slots_A: Int64s, fresh_S: Float32s) -> None:
     """state[slots_A] = fresh_S."""
     for i in range(len(slots_A)):
         for j in range(state.shape[1]):
             state[slots_A[i], j] = fresh_S[j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def ordered(places_P: Uint64s, num_slots: int) -> Uint64s:
-    """Places by slot, and by position where slots repeat: a radix sort, lowest digit first."""
-    source, target = places_P, np.empty_like(places_P)
-    shift = 0
-    while (num_slots - 1) >> shift > 0:
-        begins = np.zeros(_RADIX + 1, np.int64)
-        right = np.uint64(32 + shift)
-        for i in range(len(source)):
-            begins[((source[i] >> right) & np.uint64(_RADIX - 1)) + np.uint64(1)] += 1
-        for digit in range(_RADIX):
-            begins[digit + 1] += begins[digit]
-        for i in range(len(source)):
-            digit_of_i = (source[i] >> right) & np.uint64(_RADIX - 1)
-            target[begins[digit_of_i]] = source[i]
-            begins[digit_of_i] += 1
-        source, target = target, source
-        shift += _DIGIT
-    return source
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def sum_runs(
-    places_P: Uint64s, at: int, gradients_NW: Float32s, slots_U: Int64s, positions_U: Int64s, sums_UW: Float32s
-) -> tuple[int, int]:
-    """From place ``at`` on, each distinct slot, its first position, and the sum of its gradients in input order.
-
-    Returns the place reached, and how many slots were written: as many as fit.
-    """
-    width = gradients_NW.shape[1]
-    flat = gradients_NW.reshape(-1)
-    last, num = np.int64(-1), 0
-    while at < len(places_P):
-        if at + AHEAD < len(places_P):
-            prefetch(flat, np.int64(places_P[at + AHEAD] & _LOW) * width)
-        slot, position = np.int64(places_P[at] >> _32), np.int64(places_P[at] & _LOW)
-        if slot != last:
-            if num == len(slots_U):
-                break
-            last, num = slot, num + 1
-            slots_U[num - 1], positions_U[num - 1] = slot, position
-            for j in range(width):
-                sums_UW[num - 1, j] = gradients_NW[position, j]
-        else:
-            for j in range(width):
-                sums_UW[num - 1, j] += gradients_NW[position, j]
-        at += 1
-    return at, num

@@ -29,10 +29,11 @@ from recsys.rows.parallel import in_parts, in_pieces
 from recsys.rows.policies import ImportanceAdmission
 from recsys.rows.retention import gate_of, rows_in_budget
 from recsys.rows.store import Deletes, GroupSnapshot, RowGroup, Upserts
+from recsys.rows.summing import SlotGroups
 
 Counts = npt.NDArray[np.int64]
 
-_BLOCK = 2048  # rows whose gradients are summed, and then applied while they are in the CPU's cache
+_BLOCK = 2048  # rows of few bits that are worked on at a time, while they are in the CPU's cache
 _MAX_STEP = 2**32 - 1
 _NO_ERRORS = np.empty(0, np.float32)
 _SWEEPS = 64  # of expired rows, in the time that a row lives
@@ -46,6 +47,16 @@ class Push(NamedTuple):
     keys_N: Keys
     gradients_NW: Floats
     counts_N: Counts | None = None
+
+
+class Found(NamedTuple):
+    """Keys that were pulled, and their slots: most are pushed next, and need not be looked for again.
+
+    Slots stay as long as no row is deleted; a key that had none may have one by now.
+    """
+
+    keys_N: Keys
+    slots_N: Slots
 
 
 class Rows:
@@ -88,6 +99,7 @@ class Rows:
         self._num_steps = 0  # of the optimizer: pushes that named this group
         self._clock = EventClock(self._ttl_ms)
         self._swept = -1
+        self._found: Found | None = None
         self._gate = gate_of(group)
         self._importance = (
             Importance(group.admission, group.seed) if isinstance(group.admission, ImportanceAdmission) else None
@@ -99,13 +111,15 @@ class Rows:
         """Rows of keys, into ``rows_NW`` where it is given."""
         if rows_NW is None:
             rows_NW = np.empty((len(keys_N), self.group.width), np.float32)
-        out_NW, slots_N = rows_NW, np.empty(len(keys_N), np.int64)
+        out_NW, found_N, slots_N = rows_NW, np.empty(len(keys_N), np.int64), np.empty(len(keys_N), np.int64)
 
         def read(start: int, stop: int) -> None:
+            found_N[start:stop] = keys_N[start:stop]
             self.index.find_into(keys_N[start:stop], slots_N[start:stop])
             self._read(slots_N[start:stop], keys_N[start:stop], out_NW[start:stop])
 
         in_pieces(read, len(keys_N), self._threads)
+        self._found = Found(found_N, slots_N)
         return rows_NW
 
     def _read(self, slots_N: Slots, keys_N: Keys, rows_NW: Floats) -> None:
@@ -138,7 +152,9 @@ class Rows:
         keys_N = self.group.checked_keys(keys_N)
         if counts_N is not None:
             counts_N = self.group.checked_counts(len(keys_N), counts_N)
-        return Push(keys_N, self.group.checked_gradients(len(keys_N), gradients_NW), counts_N)
+        gradients_NW = self.group.shaped_gradients(len(keys_N), gradients_NW)
+        in_pieces(lambda start, stop: self.group.check_finite(gradients_NW[start:stop]), len(keys_N), self._threads)
+        return Push(keys_N, gradients_NW, counts_N)
 
     def push(self, push: Push, step: int, time_ms: int) -> None:
         """Apply gradients in a new step at an event time; rows that expired by then leave before."""
@@ -148,13 +164,16 @@ class Rows:
         self._update.prepare(self._num_steps)
         self._clock.advance(step, time_ms)
         self._expire(step)
+        num_keys = self.index.num_keys
         slots_N = self._slots_with_new_rows(push, step)
         if self._counts_uses:
             self._count_uses(slots_N, push.counts_N)
-        if gathering.ascends(push.keys_N):  # as Embeddings sends them: each once
+        all_are_new = self.index.num_keys - num_keys == len(slots_N)
+        if all_are_new or gathering.ascends(push.keys_N):  # each once: ascending as Embeddings sends them
             in_pieces(partial(self._apply_distinct, slots_N, push, step), len(slots_N), self._threads)
         else:
-            in_parts(partial(self._apply_summed, slots_N, push, step), len(slots_N), self._threads)
+            groups = SlotGroups(slots_N, self.index.num_slots, self._threads)
+            in_parts(partial(self._apply_summed, groups, push, step), len(slots_N), self._threads)
 
     def _apply_distinct(self, slots_N: Slots, push: Push, step: int, start: int, stop: int) -> None:
         """Apply the gradients of keys that occur once."""
@@ -166,17 +185,10 @@ class Rows:
         for at in range(0, len(slots_U), size):
             self._apply(slots_U[at : at + size], keys_U[at : at + size], gradients_UW[at : at + size], step)
 
-    def _apply_summed(self, slots_N: Slots, push: Push, step: int, part: int, parts: int) -> None:
-        """Sum the gradients of each slot in input order and apply them, for every ``parts``-th slot."""
-        places_P = gathering.places(slots_N, part, parts)
-        places_P = gathering.ordered(places_P, self.index.num_slots)
-        slots_U, positions_U = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
-        sums_UW = np.empty((_BLOCK, self.group.width), np.float32)
-        at = 0
-        while at < len(places_P):
-            at, num = gathering.sum_runs(places_P, at, push.gradients_NW, slots_U, positions_U, sums_UW)
-            keys_U = push.keys_N[positions_U[:num]]
-            self._apply(slots_U[:num], keys_U, sums_UW[:num], step)
+    def _apply_summed(self, groups: SlotGroups, push: Push, step: int, part: int, parts: int) -> None:
+        """Sum the gradients of each slot in input order and apply them."""
+        for slots_U, positions_U, sums_UW in groups.blocks(part, parts, push.gradients_NW):
+            self._apply(slots_U, push.keys_N[positions_U], sums_UW, step)
 
     def _apply(self, slots_U: Slots, keys_U: Keys, gradients_UW: Floats, step: int) -> None:
         """One step of distinct rows. Rows of few bits are worked on as float32 copies, and rounded back."""
@@ -201,8 +213,10 @@ class Rows:
     def _slots_with_new_rows(self, push: Push, step: int) -> Slots:
         """The slot of every key; new rows where there were none, -1 for keys that are not admitted."""
         if self.group.admission is None and self._max_rows is None:
-            slots_N, new = self.index.insert(push.keys_N)
-            self._begin(push.keys_N[new], slots_N[new])
+            found, self._found = self._found, None
+            known = found is not None and np.array_equal(found.keys_N, push.keys_N)
+            slots_N, new = self.index.insert(push.keys_N, found.slots_N if found is not None and known else None)
+            self._begin(push.keys_N, slots_N, new)
             return slots_N
         if self._importance is not None:
             return self._slots_by_importance(self._importance, push, step)
@@ -213,8 +227,7 @@ class Rows:
         admitted_A = self._gate.admit(keys_A, counts_A.astype(np.int64), self._num_steps)
         in_order = np.argsort(first[admitted_A])  # new slots follow each other as the keys do
         keys_A = self._within_budget(keys_A[admitted_A][in_order], slots_N[slots_N >= 0], step)
-        slots_A, _ = self.index.insert(keys_A)
-        self._begin(keys_A, slots_A)
+        self._begin(keys_A, *self.index.insert(keys_A))
         slots_N[absent] = self.index.find(push.keys_N[absent])
         return slots_N
 
@@ -236,17 +249,17 @@ class Rows:
         keys_R, slots_R = self._changed_in(0, step - 1 if is_full else 0)
         new, gone = winners(scores_A, importance.of_rows[slots_R], room)
         self.delete(keys_R[gone], step)
-        slots_A, _ = self.index.insert(keys_A[new])
-        self._begin(keys_A[new], slots_A)
+        slots_A, begun = self.index.insert(keys_A[new])
+        self._begin(keys_A[new], slots_A, begun)
         importance.begin(keys_A[new], slots_A, scores_A[new])
         return self.index.find(push.keys_N)
 
-    def _begin(self, keys_A: Keys, slots_A: Slots) -> None:
-        """Fresh rows and fresh optimizer state, in slots that may have served others."""
+    def _begin(self, keys_N: Keys, slots_N: Slots, new_A: Slots) -> None:
+        """Fresh rows and fresh optimizer state for the keys at some positions, in slots that may have served others."""
         group = self.group
 
         def begin(start: int, stop: int) -> None:
-            slots, keys = slots_A[start:stop], keys_A[start:stop]
+            slots, keys = slots_N[new_A[start:stop]], keys_N[new_A[start:stop]]
             if not self._rounds:
                 gathering.begin_uniform(
                     self._values, slots, keys, self._pairs, np.uint64(group.seed % 2**64),
@@ -255,12 +268,12 @@ class Rows:
             else:
                 self._format.encode_nearest(self._values, self._scales, slots, group.initial_rows(keys))
             gathering.fill(self._state, slots, self._fresh_state)
+            if self._update.lazy:
+                self._own_steps[slots] = 0
+            if self._counts_uses:
+                self._uses[slots] = 0
 
-        in_pieces(begin, len(keys_A), self._threads)
-        if self._update.lazy:
-            self._own_steps[slots_A] = 0
-        if self._counts_uses:
-            self._uses[slots_A] = 0
+        in_pieces(begin, len(new_A), self._threads)
 
     def check_retuned(self, group: RowGroup) -> None:
         """Refuse a group that is not this one but for settings of its optimizer, whose state must stay what it is."""
@@ -312,6 +325,7 @@ class Rows:
     def delete(self, keys_U: Keys, step: int) -> None:
         """Remove rows of distinct keys."""
         present = self.index.find(keys_U) >= 0
+        self._found = None
         freed = self.index.delete(keys_U)
         self._steps[freed] = 0
         self._deletes.record(keys_U[present], step)

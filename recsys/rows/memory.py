@@ -28,21 +28,13 @@ class Reserved:
 
     def __init__(self, dtype: npt.DTypeLike, width: int | None = None) -> None:
         kind = np.dtype(dtype)
-        self._row_bytes = kind.itemsize * (1 if width is None else width)
+        row_bytes = kind.itemsize * (1 if width is None else width)
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self.length = min(physical, _MAX_BYTES) // self._row_bytes
-        self._memory = _reserve(self.length * self._row_bytes)
-        flat: npt.NDArray = np.frombuffer(self._memory, kind, self.length * self._row_bytes // kind.itemsize)
+        self.length = min(physical, _MAX_BYTES) // row_bytes
+        flat: npt.NDArray = np.frombuffer(
+            _reserve(self.length * row_bytes), kind, self.length * row_bytes // kind.itemsize
+        )
         self.array = flat if width is None else flat.reshape(self.length, width)
-
-    def release(self, start: int, stop: int) -> None:
-        """Give the memory of rows [start, stop) back, as far as it fills whole pages; they are zeros again."""
-        first = -(-start * self._row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = stop * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        self.array[start : min(stop, -(-first // self._row_bytes))] = 0
-        self.array[max(start, end // self._row_bytes) : stop] = 0
-        if end > first:
-            self._memory.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def _reserve(num_bytes: int) -> mmap.mmap:

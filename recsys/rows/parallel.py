@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-_WORTH_A_THREAD = 16_384  # keys; below this, waking a thread takes longer than the work
+_WORTH_A_THREAD = 4096  # keys; below this, waking a thread takes longer than the work
 
 
 def usable_cores() -> int:

@@ -120,16 +120,25 @@ class RowGroup:
 
     def checked_gradients(self, num_keys: int, gradients_NW: Floats) -> Floats:
         """Finite float32 gradients of shape (num_keys, width), contiguous; DataError for others."""
+        gradients_NW = self.shaped_gradients(num_keys, gradients_NW)
+        self.check_finite(gradients_NW)
+        return gradients_NW
+
+    def shaped_gradients(self, num_keys: int, gradients_NW: Floats) -> Floats:
+        """Float32 gradients of shape (num_keys, width), contiguous; DataError for others."""
         shape = (num_keys, self.width)
         if gradients_NW.dtype != np.float32 or gradients_NW.shape != shape:
             raise DataError(
                 f"row group {self.name!r}: gradients are {gradients_NW.dtype} {gradients_NW.shape}, must be float32 "
                 f"{shape}"
             )
+        return np.ascontiguousarray(gradients_NW)
+
+    def check_finite(self, gradients_NW: Floats) -> None:
+        """Raise DataError where a gradient is NaN or infinite."""
         # The sum is quick, and finite unless a gradient is not, or they are huge.
         if not np.isfinite(gradients_NW.sum(dtype=np.float32)) and not np.isfinite(gradients_NW).all():
             raise DataError(f"row group {self.name!r}: a gradient is NaN or infinite; lower the learning rate or clip")
-        return np.ascontiguousarray(gradients_NW)
 
     def checked_counts(self, num_keys: int, counts_N: Sequences) -> Sequences:
         """Occurrences of each key, int64 of at least 1; DataError for others."""

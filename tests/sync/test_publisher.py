@@ -61,8 +61,10 @@ def new_layout(**fields: Any) -> Layout:
     return Layout(model=f"m{next(_numbers)}", run="r1", **fields)
 
 
-def publisher_of(client: Redis, store: Any, layout: Layout, feeds: Sequence[Any] = (), time_ms: int = 5) -> Publisher:
-    return Publisher(client, store, feeds, layout, time_ms=lambda: time_ms, clock=lambda: 1.5)
+def publisher_of(
+    client: Redis, store: Any, layout: Layout, feeds: Sequence[Any] = (), time_ms: int = 5, consumer: str = "redis"
+) -> Publisher:
+    return Publisher(client, store, feeds, layout, time_ms=lambda: time_ms, clock=lambda: 1.5, consumer=consumer)
 
 
 def keys_of(*keys: int) -> Keys:
@@ -190,10 +192,10 @@ def test_users_items_and_versions_do_not_go_back_either(client: Redis, layout: L
     for part, clock in ((new, 20), (old, 30)):
 
         class Feed:
-            def changes(self, since: int, part: FeatureChanges = part) -> FeatureChanges:
+            def changes(self, consumer: str, since: int, part: FeatureChanges = part) -> FeatureChanges:
                 return part
 
-            def acknowledge(self, up_to: int) -> None:
+            def acknowledge(self, consumer: str, up_to: int) -> None:
                 pass
 
         publisher_of(client, LocalRows(GROUPS), layout, [Feed()], time_ms=clock).publish()
@@ -204,6 +206,42 @@ def test_users_items_and_versions_do_not_go_back_either(client: Redis, layout: L
 
 
 # --- what is sent
+
+
+@pytest.mark.parametrize("names", [("redis", "other"), ("redis", "redis")])
+def test_publishers_that_share_a_feed_both_send_all_of_it(client: Redis, names: tuple[str, str]) -> None:
+    """Into two places, by names of their own, or (a mistake) by one: what one acknowledges is not lost to the other."""
+    state, layouts = FeatureState(), (new_layout(), new_layout())
+    first, second = (
+        publisher_of(client, LocalRows(GROUPS), layout, [state], consumer=name)
+        for layout, name in zip(layouts, names, strict=True)
+    )
+    draw = np.random.default_rng(5)
+    for step in range(12):
+        for user in draw.integers(0, 6, 3).tolist():
+            state.count_like(user, f"tt{step}", 10 * step)
+            state.put_facts("item", f"tt{step}", 0, {"title": step})
+        for publisher in (first, second) if step % 3 else (first, first):
+            publisher.publish()
+    second.publish()
+    for layout in layouts:
+        for user in state.users():
+            saved = versioned_json(client, layout.user_key(user))[1]
+            assert user_from_json(saved)[0] == state.history(user)
+        assert client.scard(layout.items_key) == len(state.items) == 12
+
+
+def test_of_names_of_their_own_each_is_sent_what_is_new(client: Redis) -> None:
+    state = FeatureState()
+    first, second = (
+        publisher_of(client, LocalRows(GROUPS), new_layout(), [state], consumer=name) for name in ("redis", "other")
+    )
+    state.count_like(1, "tt1", 10)
+    assert [one.publish().users for one in (first, second)] == [1, 1]
+    state.count_like(2, "tt1", 20)
+    assert first.publish().users == 1
+    state.count_like(3, "tt1", 30)
+    assert [one.publish().users for one in (first, second)] == [1, 2]
 
 
 def test_only_what_changed_is_sent_again(client: Redis, layout: Layout) -> None:
@@ -583,7 +621,7 @@ def test_an_outage_delays_and_loses_nothing(tmp_path: Path, at: str) -> None:
             assert "\n" not in str(raised.value)
         assert store.changes("redis").upserts["item"].keys_U.tolist() == [2]
         assert store.changes("redis").deletes["item"].keys_U.tolist() == [3]
-        assert list(state.changes(0).users) == [7] and list(state.changes(0).items) == ["tt1"]
+        assert list(state.changes("redis", 0).users) == [7] and list(state.changes("redis", 0).items) == ["tt1"]
 
         server.stop()
         server = EmbeddedRedis(tmp_path, port=server.port).ready()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benches.neighbours import Neighbours
-from benches.result import Result, Target, beside, write_results
+from benches.result import Result, beside, write_results
 from benches.running import Told, command_line, run
 from benches.serving_data import films
 from benches.serving_ranking import rankings
@@ -25,11 +25,6 @@ from recsys.embedded.redis_url import open_client
 from recsys.training.report import Plot
 
 TITLE = "Serving"
-OF_BARE, OF_BENCHMARK, OF_MSET = Target(value=0.8), Target(value=0.7), Target(value=0.7)
-RANK_MS, DISTURBED = Target(value=15, bound="most"), Target(value=2, bound="most")
-FEAST = "Feast's Redis online store"
-FEAST_BYTES = 347  # a row of 16 float32 in Feast's layout, the least that was measured of it elsewhere
-_CLIENTS, _KEYS_A_CALL = 32, 100
 
 
 def measure(sizes: Sizes, folder: Path, told: Told) -> list[Result]:

@@ -10,14 +10,13 @@ from typing import Any
 
 from benches.result import Result, Target, against, left_out
 from benches.serving_data import WIDTH
-from benches.serving_runs import Served, in_turns, some_ids
+from benches.serving_runs import FEAST, Served, in_turns, some_ids
 from recsys.embedded.redis_url import open_client
 from recsys.rows.layout import Layout, field_bytes, split_bytes
 from recsys.serving import AsyncLookup, Lookup
 from recsys.sync.versions import remove_version
 
 OF_BARE, OF_BENCHMARK = Target(value=0.8), Target(value=0.7)
-FEAST = "Feast's Redis online store"
 _CLIENTS, _KEYS_A_CALL = 32, 100
 
 

@@ -12,6 +12,8 @@ from benches.serving_data import Films
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.embedded.redis_url import open_client
 
+FEAST = "Feast's Redis online store"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benches.result import Result, Target, against
 from benches.serving_data import rows_alone
-from benches.serving_runs import Served, seconds_of, some_ids
+from benches.serving_runs import FEAST, Served, seconds_of, some_ids
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.embedded.redis_url import open_client
 from recsys.rows.layout import Layout
@@ -21,7 +21,6 @@ from recsys.sync.publisher import Publisher
 from recsys.sync.versions import remove_version
 
 OF_MSET, DISTURBED = Target(value=0.7), Target(value=2, bound="most")
-FEAST = "Feast's Redis online store"
 FEAST_BYTES = 347  # a row of 16 float32 in Feast's layout, the least that was measured of it elsewhere
 _KEYS_A_CALL = 100
 

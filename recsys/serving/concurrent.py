@@ -16,13 +16,14 @@ import numpy as np
 from recsys.errors import RecsysError
 from recsys.hashing import Keys
 from recsys.serving.lookup import Embedded, Lookup, integers
-from recsys.serving.published import Id
+from recsys.serving.published import Id, NotReady
 from recsys.serving.ranker import Ranker, Ranking
 from recsys.serving.retriever import Exclude, Recommendation, RetrievalConfig, Retriever
 from recsys.serving.rows import CacheConfig
 
 _NUM_THREADS = 2  # one packs and decodes while the other waits for Redis
 _IDS_AT_ONCE = 20_000
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,14 @@ class AsyncRanker:
 
 
 class AsyncRetriever:
-    """``await AsyncRetriever(retriever).recommend(user=7, k=2)``: recommendations in threads of their own."""
+    """``await AsyncRetriever(retriever).recommend(user=7, k=2)``: recommendations in threads of their own.
 
-    def __init__(self, retriever: Retriever, num_threads: int = _NUM_THREADS) -> None:
-        self._retriever = retriever
+    Where item vectors are still being made beside, a recommendation waits for them, no longer than ``patience_seconds``
+    and in no thread.
+    """
+
+    def __init__(self, retriever: Retriever, num_threads: int = _NUM_THREADS, *, patience_seconds: float = 1.0) -> None:
+        self._retriever, self._patience_seconds = retriever, patience_seconds
         self._threads = ThreadPoolExecutor(num_threads, "recommend")
 
     @classmethod
@@ -171,8 +176,17 @@ class AsyncRetriever:
         why: bool = False,
     ) -> Recommendation:
         """See Retriever.recommend."""
-        ask = partial(self._retriever.recommend, user, k, exclude, context, rerank=rerank, why=why)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        loop, ask = asyncio.get_running_loop(), partial(self._retriever.recommend, user, k, exclude, context)
+        give_up_at = loop.time() + self._patience_seconds
+        while True:
+            num_made = self._retriever.num_made
+            try:
+                return await loop.run_in_executor(self._threads, partial(ask, rerank=rerank, why=why))
+            except NotReady:
+                while self._retriever.num_made == num_made:
+                    if loop.time() >= give_up_at:
+                        raise
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
         """End the threads; what is under way is answered first."""

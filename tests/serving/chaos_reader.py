@@ -19,7 +19,7 @@ ITEMS = list(range(20))
 class Reader(threading.Thread):
     """Looks up all items, over and over."""
 
-    def __init__(self, chaos: Chaos) -> None:
+    def __init__(self, chaos: "Chaos") -> None:
         super().__init__()
         self._chaos, self._ending = chaos, threading.Event()
         self._found: list[Any] = []

@@ -27,6 +27,9 @@ from recsys.rows.layout import Bytes, Layout, field_bytes, wrong_length
 from recsys.rows.store import WHOLE
 
 _KEYS_PER_REQUEST = 20_000
+_KEYS_PER_MGET = (
+    100  # more than 126 make Redis allocate over 1 KiB at once: with libc's malloc that took twice the time
+)
 _ROOM, _ROOM_A_VALUE = 4096, 256  # bytes to begin with
 _END = b"\r\n"
 Mask = npt.NDArray[np.bool_]
@@ -132,10 +135,11 @@ class RowWire:
             connection.send_packed_command([request])
             answers = _Answers(connection, num_bytes)
             values = answers.values(num_values)
-            return [answers.take(len(one.keys_N), one.num_bytes, listed=self._is_listed(one)) for one in asked], values
+            take = [answers.take_lists if self._is_listed(one) else answers.take for one in asked]
+            return [of(len(one.keys_N), one.num_bytes) for of, one in zip(take, asked, strict=True)], values
 
     def _is_listed(self, asked: Asked) -> bool:
-        """Whether one command asks for all of it: one MGET, else a command a row."""
+        """Whether one command asks for many rows: MGETs, else a command a row."""
         return not self._layout.cluster and not self._layout.is_compact(asked.group)
 
     def _request(self, asked: Asked) -> bytes:
@@ -143,7 +147,7 @@ class RowWire:
             return b""
         keys_NL = self._layout.key_bytes(asked.group, asked.keys_N)
         if self._is_listed(asked):
-            return head(len(keys_NL) + 1, b"MGET") + packed(bulk(keys_NL))
+            return _mgets(packed(bulk(keys_NL)), len(keys_NL))
         if self._layout.is_compact(asked.group):
             return packed([head(3, b"HGET"), *bulk(keys_NL), *bulk(field_bytes(asked.keys_N))])
         return packed([head(2, b"GET"), *bulk(keys_NL)])
@@ -157,12 +161,43 @@ class _Answers:
         self._data = bytearray(num_bytes)
         self._start = self._end = 0
 
-    def take(self, num: int, num_bytes: int, *, listed: bool) -> Found:
+    def take_lists(self, num: int, num_bytes: int) -> Found:
+        """``take``, of the answers to MGETs."""
+        parts: list[Found] = []
+        num_parts = num // _KEYS_PER_MGET
+        while num_parts:
+            here = min(num_parts, (self._end - self._start) // _list_bytes(num_bytes))
+            whole = self._whole_lists(here, num_bytes) if here else None
+            parts += [whole] if whole else [self._list(_KEYS_PER_MGET, num_bytes) for _ in range(max(here, 1))]
+            num_parts -= max(here, 1)
+        if num % _KEYS_PER_MGET or not num:
+            parts.append(self._list(num % _KEYS_PER_MGET, num_bytes))
+        if len(parts) == 1:
+            return parts[0]
+        return Found(np.concatenate([f.values_NL for f in parts]), np.concatenate([f.present_N for f in parts]))
+
+    def _whole_lists(self, num_lists: int, num_bytes: int) -> Found | None:
+        """Lists that are here, where every value of them is there."""
+        begins, size = b"*%d\r\n" % _KEYS_PER_MGET, _list_bytes(num_bytes)
+        lists = np.frombuffer(self._data, np.uint8, num_lists * size, self._start).reshape(num_lists, size)
+        if not (lists[:, : len(begins)] == np.frombuffer(begins, np.uint8)).all():
+            return None
+        block = lists[:, len(begins) :].reshape(-1, _stride(num_bytes))
+        head = b"$%d\r\n" % num_bytes
+        if not (block[:, : len(head)] == np.frombuffer(head, np.uint8)).all():
+            return None
+        self._start += num_lists * size
+        return Found(block[:, len(head) : len(head) + num_bytes], np.ones(len(block), np.bool_))
+
+    def _list(self, num: int, num_bytes: int) -> Found:
+        if num:
+            self._skip_header(num)
+        return self.take(num, num_bytes)
+
+    def take(self, num: int, num_bytes: int) -> Found:
         """``num`` values of ``num_bytes`` or absent; DataError for one of another length."""
         if not num:
             return Found(np.zeros((0, num_bytes), np.uint8), np.zeros(0, np.bool_))
-        if listed:
-            self._skip_header(num)
         head, stride = b"$%d\r\n" % num_bytes, _stride(num_bytes)
         found: list[bytes] = []
         while True:
@@ -260,6 +295,21 @@ def _patterns(num_bytes: int) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     size = str(num_bytes).encode()
     value = rb"(?:\$(?:" + size + rb"\r\n(.{" + size + rb"})|-1|8\r\n.{8})|_)\r\n"  # absent: $-1, or _ of protocol 3
     return re.compile(b"(?:" + value.replace(b"(.{", b"(?:.{") + b")*+", re.DOTALL), re.compile(value, re.DOTALL)
+
+
+def _mgets(lines: bytes, num: int) -> bytes:
+    """MGETs of so many keys, given as lines of arguments."""
+    size = len(lines) // num
+    parts: list[bytes] = []
+    for start in range(0, num, _KEYS_PER_MGET):
+        end = min(start + _KEYS_PER_MGET, num)
+        parts += [head(end - start + 1, b"MGET"), lines[start * size : end * size]]
+    return b"".join(parts)
+
+
+def _list_bytes(num_bytes: int) -> int:
+    """Of the answer to one MGET whose every value is there."""
+    return len(b"*%d\r\n" % _KEYS_PER_MGET) + _KEYS_PER_MGET * _stride(num_bytes)
 
 
 def _stride(num_bytes: int) -> int:

@@ -2,13 +2,15 @@
 
 import asyncio
 import importlib.util
+import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from benches.result import Result, Target, against, left_out
+from benches.result import Result, Target, against, alone, left_out
 from benches.serving_data import WIDTH
 from benches.serving_runs import FEAST, Served, in_turns, some_ids
 from recsys.embedded.redis_url import open_client
@@ -18,6 +20,7 @@ from recsys.sync.versions import remove_version
 
 OF_BARE, OF_BENCHMARK = Target(value=0.8), Target(value=0.7)
 _CLIENTS, _KEYS_A_CALL = 32, 100
+_BENCHMARKS = Layout(model="fast", run="2026-01-31_12-0")  # keys of 12 digits, as long in all as the films' of 8 bytes
 
 
 def lookups(served: Served) -> list[Result]:
@@ -73,29 +76,76 @@ def compact_lookups(served: Served) -> list[Result]:
 
 
 def asyncio_clients(served: Served) -> list[Result]:
-    """Requests a second of 32 asyncio clients, 100 keys each, and of redis-benchmark's 32 connections."""
-    requests = 20 * served.sizes.calls
-    asked = some_ids(served, _KEYS_A_CALL)
+    """Requests a second of 32 asyncio clients, 100 keys each, and of redis-benchmark's 32 connections, over TCP.
 
+    Both ask for rows at random, out of as many under keys as long; and both for the same hundred all the time.
+    """
     lookup = AsyncLookup.connect(served.redis.url, "fast")  # a model is built at the first call, which is not counted
+    asked = some_ids(served, _KEYS_A_CALL)
+    program, at_random, the_same = shutil.which("redis-benchmark"), _random_keys(served), _the_same_keys(served)
+    results = []
+    for rows, ids, keys in (("rows at random", asked, at_random), ("the same rows", asked[:1], the_same)):
+        ours = partial(_run_clients, lookup, ids, _num_requests(served))
+        what = f"asyncio, {_CLIENTS} clients, {_KEYS_A_CALL} ids a call, {rows}"
+        peer = "redis-benchmark, as many MGETs"
+        if program is None:
+            (ours_R,) = in_turns(served.sizes.rounds, ours)
+            why = "redis-benchmark is not installed"
+            results.append(
+                left_out(what, "calls/s", _num_requests(served) / ours_R, peer, why, OF_BENCHMARK),
+            )
+            continue
+        clients, num = str(_CLIENTS), str(_num_requests(served))
+        command = [program, "-p", str(served.redis.port), "-c", clients, "-n", num, "-q", *keys]
+        bare = partial(subprocess.run, command, check=True, capture_output=True)
+        bare_R, ours_R = in_turns(served.sizes.rounds, bare, ours)
+        rates = (_num_requests(served) / ours_R, peer, _num_requests(served) / bare_R)
+        results += [against(what, "calls/s", *rates, OF_BENCHMARK), *_cpu_times(served, what, ours, bare)]
+    return results
 
-    def ours() -> None:
-        asyncio.run(_clients(lookup, asked, requests // _CLIENTS))
 
-    program = shutil.which("redis-benchmark")
-    what, peer = f"asyncio, {_CLIENTS} clients, {_KEYS_A_CALL} ids a call", "redis-benchmark, the same MGET"
-    if program is None:
-        (ours_R,) = in_turns(served.sizes.rounds, ours)
-        return [left_out(what, "calls/s", requests / ours_R, peer, "redis-benchmark is not installed", OF_BENCHMARK)]
-    layout = Layout(model="bench", run="keys")
-    client = served.client
-    names = [f"{layout.prefix}float32:item:{number:08}" for number in range(_KEYS_A_CALL)]  # no bytes that a shell eats
-    client.mset(dict.fromkeys(names, b"x" * layout.record(WIDTH).itemsize))
-    command = [program, "-p", str(served.redis.port), "-c", str(_CLIENTS), "-n", str(requests), "-q", "MGET", *names]
-    bare_R, ours_R = in_turns(
-        served.sizes.rounds, lambda: subprocess.run(command, check=True, capture_output=True), ours
-    )
-    return [against(what, "calls/s", requests / ours_R, peer, requests / bare_R, OF_BENCHMARK)]
+def _num_requests(served: Served) -> int:
+    return 20 * served.sizes.calls // _CLIENTS * _CLIENTS or _CLIENTS
+
+
+def _random_keys(served: Served) -> list[str]:
+    """Arguments of redis-benchmark: as many rows as there are of films, of the same bytes, under keys as long."""
+    prefix, client = _BENCHMARKS.group_prefix("item").decode(), served.client
+    value = b"x" * _BENCHMARKS.record(WIDTH).itemsize
+    for start in range(0, served.sizes.rows, 10_000):
+        numbers = range(start, min(start + 10_000, served.sizes.rows))
+        client.mset({f"{prefix}{number:012}": value for number in numbers})
+    return ["-r", str(served.sizes.rows), "MGET", *[f"{prefix}__rand_int__"] * _KEYS_A_CALL]
+
+
+def _the_same_keys(served: Served) -> list[str]:
+    prefix = _BENCHMARKS.group_prefix("item").decode()
+    return ["MGET", *(f"{prefix}{number:012}" for number in range(_KEYS_A_CALL))]
+
+
+def _cpu_times(served: Served, what: str, ours: Callable[[], object], bare: Callable[[], object]) -> list[Result]:
+    """Of us, of redis-benchmark (which is C, and decodes nothing), and of Redis under each: others disturb it less."""
+    client, results = served.client, []
+
+    def of_redis() -> float:
+        info = client.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+    def of_children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    for name, act, own in (("ours", ours, time.process_time), ("redis-benchmark", bare, of_children)):
+        before = own(), of_redis()
+        act()
+        for whose, seconds in ((name, own() - before[0]), (f"Redis under {name}", of_redis() - before[1])):
+            microseconds = [1e6 * seconds / _num_requests(served)]
+            results.append(alone(f"{what}: CPU time of {whose}", "µs a call", microseconds))
+    return results
+
+
+def _run_clients(lookup: AsyncLookup, asked: Sequence[Any], requests: int) -> None:
+    asyncio.run(_clients(lookup, asked, requests // _CLIENTS))
 
 
 async def _clients(lookup: AsyncLookup, asked: Sequence[Any], calls: int) -> None:

@@ -6,6 +6,8 @@ delays, it does not lose. A run is published beside the one that is served; one 
 """
 
 import json
+import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +22,8 @@ from recsys.rows.layout import Layout, payload_of, pointer_key, runs_key, tombst
 from recsys.rows.store import WHOLE, Changes, RowStore
 from recsys.sync.feature_writer import FeatureFeed, FeatureWriter
 from recsys.sync.newest import NewestWins, versioned_json
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Publisher:
 
     ``time_ms`` gives the event clock that goes with the versions; ``clock`` the wall clock, in seconds. ``consumer``
     is the name under which store and feeds remember how far this publisher has come: publishers into several Redis have
-    names of their own. Where Redis has lost what it had acknowledged, all is sent again.
+    names of their own. Where Redis has lost what it had acknowledged, all is sent again; also where another publisher
+    has written this run meanwhile, which may have brought back what is deleted, or buried what it did not know.
     """
 
     def __init__(
@@ -81,8 +86,10 @@ class Publisher:
         self._stored = [0] * len(self._feeds)
         self._meta: str | None = None  # as described
         self._switched = False
+        self._name, self._is_known = secrets.token_hex(8), False  # as who published last; not yet
         self._acknowledged = -1  # the version that Redis was last known to have
         self._resends = False  # everything, until it is acknowledged
+        self._meanwhile = False  # another wrote while this one did
 
     @classmethod
     def connect(
@@ -143,7 +150,7 @@ class Publisher:
         Raises ServiceError where Redis does not answer; nothing is acknowledged then, the next call sends it again.
         """
         started = self._clock()
-        if self._guarded(self._is_lost):
+        if self._guarded(self._is_lost) or self._guarded(self._others_published) or self._meanwhile:
             self._begin_again()
         everything = everything or self._resends
         time_ms = self._time_ms()
@@ -155,6 +162,7 @@ class Publisher:
         rows, deletes = self._guarded(lambda: self._write_rows(changes))
         self._guarded(lambda: self._write_versions(changes, features, time_ms))
         version = sum(changes.cursor) + features
+        self._meanwhile = self._guarded(self._others_published)
         self._acknowledge(changes, feature_changes)
         self._acknowledged, self._resends = version, False
         if self._switched:
@@ -177,6 +185,19 @@ class Publisher:
             return False
         held = self._client.get(self._layout.versions_key)
         return held is None or version_of(held) < self._acknowledged
+
+    def _others_published(self) -> bool:
+        """Whether another publisher wrote this run since this one last looked: before a publication, and after it."""
+        last, known = self._client.set(self._layout.publisher_key, self._name, get=True), self._is_known
+        self._is_known = True
+        if not known or last in (None, self._name.encode()):
+            return False
+        _log.warning(
+            "run %r of model %r has another publisher too: all is sent again; end one of them",
+            self._layout.run,
+            self._layout.model,
+        )
+        return True
 
     def _begin_again(self) -> None:
         """Describe the run again, and send everything with the next publication that Redis takes."""

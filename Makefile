@@ -84,7 +84,7 @@ chaos-stream: install ## kill brokers, joiners and workers under disturbed strea
 	$(BIN)/python tests/runtime/stream_chaos.py $(ARGS)
 
 chaos-serving: install ## Redis and publishers killed under readers, a line a seed (100 seeds: 4 minutes)
-	PYTHONPATH=tests/serving $(BIN)/python tests/serving/chaos_serving.py $(ARGS)
+	PYTHONPATH=tests:tests/serving $(BIN)/python tests/serving/chaos_serving.py $(ARGS)
 
 fuzz-rows: install ## ten million random operations on the row stores, against a dict (a minute)
 	RECSYS_FUZZ_OPERATIONS=10000000 $(BIN)/python -m pytest tests/rows/test_store_model.py -k long $(ARGS)

@@ -52,7 +52,9 @@ def measure(num_events: int, config: JoinConfig, into: Path) -> list[Line]:
                 lines.append(_line(stream.num_events - facts, rate, Path(folder)))
                 file.write(json.dumps(lines[-1]) + "\n")
                 file.flush()
-                stream.features.acknowledge(stream.features.changes(2**62).sequence)  # as the publisher does
+                stream.features.acknowledge(
+                    "redis", stream.features.changes("redis", 2**62).sequence
+                )  # as the publisher does
                 at, since = now, stream.num_events
         disk.close()
     return lines

@@ -159,7 +159,7 @@ def _measured(stream: JoinedStream, source: MadeUp, disk: JoinerDisk | None, num
             now = clock(source)
             rates.append((stream.num_events - before) / (now - at) / 1000)
             held.append(held_mb())
-            stream.features.acknowledge(stream.features.changes(2**62).sequence)
+            stream.features.acknowledge("redis", stream.features.changes("redis", 2**62).sequence)
             at, before = now, stream.num_events
     assert stream.counts()["examples"] == 2 * num_events // 3
     return {"rates": rates, "held_mb": held}

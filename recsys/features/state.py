@@ -163,8 +163,8 @@ class FactTable:
 class FeatureState:
     """Histories of the users of some partitions, and the facts of users and items.
 
-    Each change is numbered, so that a publisher asks for what changed since the number it last stored. The histories
-    of one partition may be kept apart (``with_histories``); facts and numbers are shared then.
+    Each change is numbered, so that a publisher asks for what changed since the number it last stored; of several each
+    has a name. The histories of one partition may be kept apart (``with_histories``): facts and numbers are shared.
     """
 
     def __init__(
@@ -226,9 +226,9 @@ class FeatureState:
         """All that is there counts as changed, under a number above one that was published."""
         self._changed.everything(above)
 
-    def changes(self, since: int) -> "FeatureChanges":
-        """Users and items changed after number ``since``, as they are now."""
-        changed = self._changed.since(since)
+    def changes(self, consumer: str, since: int) -> "FeatureChanges":
+        """Users and items changed after number ``since``, as they are now; all of them where that is not known."""
+        changed = self._changed.since(consumer, since)
         if changed is None:
             users: Iterable[Id] = dict.fromkeys([*self.users(), *self.profiles.ids()])
             items: Iterable[Id] = self.items.ids()
@@ -240,9 +240,9 @@ class FeatureState:
             {id_: self.items.as_of(id_) for id_ in items},
         )
 
-    def acknowledge(self, up_to: int) -> None:
-        """Forget the numbers up to one that the publisher has stored."""
-        self._changed.forget(up_to)
+    def acknowledge(self, consumer: str, up_to: int) -> None:
+        """A publisher has stored what changed up to a number: what all have stored is forgotten."""
+        self._changed.acknowledge(consumer, up_to)
 
     def to_json(self) -> dict[str, Any]:
         """The whole state as plain values, for a checkpoint."""
@@ -287,15 +287,21 @@ class FeatureState:
 
 
 class Changed:
-    """Users and items that have changed, each under the number of its last change.
+    """Users and items that have changed, each under the number of its last change, until all consumers know.
 
-    Of more than ``max_kept`` that nobody acknowledges it keeps none: then everything counts as changed.
+    Who asks from a number below what is kept is told everything: a consumer that comes later, or that shares its name
+    with another. Of more than ``max_kept`` that somebody does not acknowledge none are kept.
+
+    >>> changed = Changed(); changed.note("user", 7); changed.acknowledge("redis", 1); changed.note("item", 8)
+    >>> changed.since("redis", 1), changed.since("late", 0)
+    ([('item', 8)], None)
     """
 
     def __init__(self, max_kept: int = 1_000_000) -> None:
         self.sequence = 0
         self._numbers: dict[tuple[str, Id], int] = {}
-        self._everything_at = -1  # under this number
+        self._kept_above = 0  # what changed under this number or a lower one may be forgotten
+        self._acknowledged: dict[str, int] = {}  # by consumer
         self._max_kept = max_kept
 
     def note(self, of: str, id_: Id) -> None:
@@ -307,20 +313,21 @@ class Changed:
 
     def everything(self, above: int) -> None:
         """All have, under a number above the last one and ``above``."""
-        self._everything_at = self.sequence = max(self.sequence, above) + 1
+        self._kept_above = self.sequence = max(self.sequence, above) + 1
         self._numbers.clear()
 
-    def since(self, number: int) -> list[tuple[str, Id]] | None:
-        """What has changed after a number; None is everything."""
-        if number < self._everything_at:
+    def since(self, consumer: str, number: int) -> list[tuple[str, Id]] | None:
+        """What has changed after a number that a consumer has stored; None is everything."""
+        self._acknowledged.setdefault(consumer, number)
+        if number < self._kept_above:
             return None
         return [key for key, sequence in self._numbers.items() if sequence > number]
 
-    def forget(self, up_to: int) -> None:
-        """Changes up to a number are known where they need to be."""
-        if up_to >= self._everything_at:
-            self._everything_at = -1
-        self._numbers = {key: sequence for key, sequence in self._numbers.items() if sequence > up_to}
+    def acknowledge(self, consumer: str, up_to: int) -> None:
+        """A consumer has stored all up to a number."""
+        self._acknowledged[consumer] = up_to
+        self._kept_above = max(self._kept_above, min(self._acknowledged.values()))
+        self._numbers = {key: sequence for key, sequence in self._numbers.items() if sequence > self._kept_above}
 
 
 @dataclass(frozen=True)

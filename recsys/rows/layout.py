@@ -97,6 +97,11 @@ class Layout:
         return self.prefix + "numbers"
 
     @property
+    def publisher_key(self) -> str:
+        """Who published last: a name that each publisher draws for itself."""
+        return self.prefix + "publisher"
+
+    @property
     def items_key(self) -> str:
         """Ids of all items with facts: a set of texts (``id_text``) that only grows."""
         return self.prefix + "items"

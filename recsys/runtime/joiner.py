@@ -118,15 +118,15 @@ class JoinerActor:
         """End ``run`` after what it is reading now."""
         self._stopping = True
 
-    def changes(self, since: int) -> FeatureChanges:
+    def changes(self, consumer: str, since: int) -> FeatureChanges:
         """See FeatureState.changes."""
         with self._lock:
-            return self._stream.features.changes(since)
+            return self._stream.features.changes(consumer, since)
 
-    def acknowledge(self, up_to: int) -> None:
+    def acknowledge(self, consumer: str, up_to: int) -> None:
         """See FeatureState.acknowledge."""
         with self._lock:
-            self._stream.features.acknowledge(up_to)
+            self._stream.features.acknowledge(consumer, up_to)
 
     def everything_changed(self) -> None:
         """See FeatureState.everything_changed."""
@@ -209,14 +209,14 @@ class JoinerFeatures:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def changes(self, since: int) -> FeatureChanges:
+    def changes(self, consumer: str, since: int) -> FeatureChanges:
         """See FeatureFeed."""
-        changes: FeatureChanges = wait_for(self._actor.changes.remote(since))
+        changes: FeatureChanges = wait_for(self._actor.changes.remote(consumer, since))
         return changes
 
-    def acknowledge(self, up_to: int) -> None:
+    def acknowledge(self, consumer: str, up_to: int) -> None:
         """See FeatureFeed."""
-        wait_for(self._actor.acknowledge.remote(up_to))
+        wait_for(self._actor.acknowledge.remote(consumer, up_to))
 
     def everything_changed(self) -> None:
         """See FeatureFeed."""

@@ -4,6 +4,8 @@
 can answer), ``/metrics`` and ``/docs``. Each error is ``{"error": "one line", "code": "for programs"}``.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,9 +34,11 @@ from recsys.serving.guard import Guard, Limits, error_body
 from recsys.serving.lookup import Lookup
 from recsys.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from recsys.serving.page import ClickTaker, add_page, shown, without_clicks
-from recsys.serving.published import NotPublished
+from recsys.serving.published import NotPublished, NotReady
 from recsys.serving.ranker import Ranker
 from recsys.serving.retriever import Exclude, RetrievalConfig, Retriever
+
+_MOST_PATIENCE_SECONDS = 1.0  # of a recommendation, for item vectors that are being made
 
 
 def build_app(
@@ -45,16 +49,27 @@ def build_app(
     clicks: ClickTaker | None = None,
 ) -> FastAPI:
     """The application over a lookup and a ranker, within limits; where there are ``clicks``, what is shown counts."""
+    limits, metrics, retriever = limits or Limits(), ServiceMetrics(), Retriever(ranker, retrieval)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with retriever.kept_ready():
+            yield
+
     # FastAPI's own pages of documentation load their scripts from elsewhere
     app = FastAPI(
-        title="recsys", description="Embeddings and rankings from the serving cache.", docs_url=None, redoc_url=None
+        title="recsys",
+        description="Embeddings and rankings from the serving cache.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
     )
-    metrics = ServiceMetrics()
-    app.add_middleware(Guard, limits=limits or Limits(), metrics=metrics)
+    app.add_middleware(Guard, limits=limits, metrics=metrics)
     _add_questions(app, AsyncLookup(lookup), AsyncRanker(ranker))
-    _add_recommend(app, AsyncRetriever(Retriever(ranker, retrieval)), clicks)
+    patience_seconds = min(_MOST_PATIENCE_SECONDS, limits.timeout_seconds / 2)
+    _add_recommend(app, AsyncRetriever(retriever, patience_seconds=patience_seconds), clicks)
     add_page(app, lookup.published, clicks)
-    _add_state(app, lookup, metrics)
+    _add_state(app, retriever, metrics)
     _add_refusals(app)
     return app
 
@@ -100,7 +115,7 @@ def id_in_url(text: str) -> int | str:
     return text
 
 
-def _add_state(app: FastAPI, lookup: Lookup, metrics: ServiceMetrics) -> None:
+def _add_state(app: FastAPI, retriever: Retriever, metrics: ServiceMetrics) -> None:
     @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     def docs(request: Request) -> str:
         return docs_page(str(request.base_url))
@@ -111,7 +126,7 @@ def _add_state(app: FastAPI, lookup: Lookup, metrics: ServiceMetrics) -> None:
 
     @app.get("/readyz", responses=UNREADY)
     async def readyz() -> dict[str, Any]:
-        _, versions = await run_in_threadpool(lookup.published.current)
+        versions = await run_in_threadpool(retriever.check_ready)
         return {"status": "ready", "versions": asdict(versions)}
 
     @app.get("/metrics", include_in_schema=False)
@@ -123,7 +138,8 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RecsysError)
     async def refuse(request: Request, error: RecsysError) -> JSONResponse:
         status, code = _status(error)
-        return JSONResponse(error_body(status, str(error), code), status)
+        headers = {"retry-after": "1"} if code == "not_ready" else None
+        return JSONResponse(error_body(status, str(error), code), status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -142,6 +158,8 @@ def _add_refusals(app: FastAPI) -> None:
 
 def _status(error: RecsysError) -> tuple[int, str]:
     """What the client asked wrongly is its mistake (400); what is not published or reachable may come (503)."""
+    if isinstance(error, NotReady):
+        return 503, "not_ready"
     if isinstance(error, NotPublished):
         return 503, "not_published"
     if isinstance(error, ServiceError):

@@ -1,7 +1,7 @@
 """Lookup, Ranker and Retriever for asyncio: what is asked for at the same time goes to Redis as one request.
 
-Redis answers a thousand keys in one command many times faster than ten commands of a hundred, and so do we. While some
-requests are under way others gather; when a thread is free, it takes all that have.
+Packing and decoding a thousand rows takes us little longer than a hundred. While some requests are under way others
+gather; when a thread is free, it takes all that have, and asks for a row that several want once.
 """
 
 import asyncio
@@ -12,17 +12,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import RecsysError
 from recsys.hashing import Keys
 from recsys.serving.lookup import Embedded, Lookup, integers
-from recsys.serving.published import Id
+from recsys.serving.published import Id, NotReady
 from recsys.serving.ranker import Ranker, Ranking
 from recsys.serving.retriever import Exclude, Recommendation, RetrievalConfig, Retriever
 from recsys.serving.rows import CacheConfig
 
 _NUM_THREADS = 2  # one packs and decodes while the other waits for Redis
 _IDS_AT_ONCE = 20_000
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ class AsyncLookup:
 
     def _answers(self, batch: Sequence[_Waiting]) -> list[Embedded | BaseException]:
         """In a thread: all as one; where that fails each by itself, for it may be one that is wrong."""
+        ids, places_N = _each_once(_joined([waiting.ids for waiting in batch]), len(batch))
         try:
-            found = self._lookup.embed(batch[0].feature, _joined([waiting.ids for waiting in batch]))
+            found = self._lookup.embed(batch[0].feature, ids)
         except RecsysError as error:
             if len(batch) == 1:
                 return [error]
@@ -114,7 +117,8 @@ class AsyncLookup:
         except BaseException as error:
             return [error] * len(batch)
         ends = np.cumsum([len(waiting.ids) for waiting in batch])
-        parts = np.split(found.vectors_ND, ends[:-1])
+        vectors_ND = found.vectors_ND if places_N is None else found.vectors_ND[places_N]
+        parts = np.split(vectors_ND, ends[:-1])
         return [Embedded(part, found.versions) for part in parts]
 
 
@@ -147,10 +151,14 @@ class AsyncRanker:
 
 
 class AsyncRetriever:
-    """``await AsyncRetriever(retriever).recommend(user=7, k=2)``: recommendations in threads of their own."""
+    """``await AsyncRetriever(retriever).recommend(user=7, k=2)``: recommendations in threads of their own.
 
-    def __init__(self, retriever: Retriever, num_threads: int = _NUM_THREADS) -> None:
-        self._retriever = retriever
+    Where item vectors are still being made beside, a recommendation waits for them, no longer than ``patience_seconds``
+    and in no thread.
+    """
+
+    def __init__(self, retriever: Retriever, num_threads: int = _NUM_THREADS, *, patience_seconds: float = 1.0) -> None:
+        self._retriever, self._patience_seconds = retriever, patience_seconds
         self._threads = ThreadPoolExecutor(num_threads, "recommend")
 
     @classmethod
@@ -171,12 +179,29 @@ class AsyncRetriever:
         why: bool = False,
     ) -> Recommendation:
         """See Retriever.recommend."""
-        ask = partial(self._retriever.recommend, user, k, exclude, context, rerank=rerank, why=why)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        loop, ask = asyncio.get_running_loop(), partial(self._retriever.recommend, user, k, exclude, context)
+        give_up_at = loop.time() + self._patience_seconds
+        while True:
+            num_made = self._retriever.num_made
+            try:
+                return await loop.run_in_executor(self._threads, partial(ask, rerank=rerank, why=why))
+            except NotReady:
+                while self._retriever.num_made == num_made:
+                    if loop.time() >= give_up_at:
+                        raise
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
         """End the threads; what is under way is answered first."""
         self._threads.shutdown()
+
+
+def _each_once(ids: Keys | Sequence[Id], num_requests: int) -> tuple[Keys | Sequence[Id], npt.NDArray[np.int64] | None]:
+    """Ids that several requests name, once, and where the answer of each stands; None where each is its own."""
+    if num_requests == 1 or not isinstance(ids, np.ndarray):
+        return ids, None
+    once_U, places_N = np.unique(ids, return_inverse=True)
+    return (ids, None) if len(once_U) == len(ids) else (once_U, places_N)
 
 
 def _joined(parts: Sequence[Keys | Sequence[Id]]) -> Keys | Sequence[Id]:

@@ -48,6 +48,10 @@ class ExportedRun:
         """See ServedRun: there is one version."""
         return self.recommender, versions
 
+    def is_there(self) -> bool:
+        """See ServedRun: a folder is read whole."""
+        return True
+
     def feature_keys(self, user_id: Id, item_ids: Sequence[Id]) -> list[str]:
         """See ServedRun."""
         return [f"user:{id_text(user_id)}", *(f"item:{id_text(item_id)}" for item_id in item_ids)]

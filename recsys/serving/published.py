@@ -28,6 +28,10 @@ class NotPublished(DataError):
     """What is asked for is not published, or not all of it: it may come."""
 
 
+class NotReady(NotPublished):
+    """What is asked for is published, and still being made ready here: it comes."""
+
+
 @dataclass(frozen=True)
 class Versions:
     """What an answer was made from.
@@ -71,6 +75,10 @@ class PublishedRun:
             newest = found[DENSE][1]
             self._loaded = loaded = (versions.version, newest, recommender)
         return loaded[2], replace(versions, dense=loaded[1])
+
+    def is_there(self) -> bool:
+        """Whether it still lies in Redis: not removed."""
+        return self.values([self.layout.meta_key])[0] is not None
 
     def feature_keys(self, user_id: Id, item_ids: Sequence[Id]) -> list[str]:
         """Where a user's features lie, and those of items."""

@@ -4,9 +4,8 @@ A factorised model (``fm``, and what ``jobs.retrieve`` leaves) retrieves by its 
 items. Any other model ranks a pool: all items where there are few, else those that something happened to lately.
 """
 
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -16,12 +15,12 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.features.state import FactValues, History
 from recsys.fields import AtLeast
-from recsys.models.recommender import Recommender
-from recsys.serving.published import Id, NotPublished, Versions, checked_ids
+from recsys.serving.item_index import IndexKeeper, ItemIndex, items_of
+from recsys.serving.published import Id, Versions, checked_ids
 from recsys.serving.ranker import Ranker, Ranking, time_of
 from recsys.serving.rows import CacheConfig
 from recsys.serving.served import ServedRun
-from recsys.serving.vectors import ItemVectors, best_products, item_vectors, user_vector
+from recsys.serving.vectors import best_products, user_vector
 
 Exclude = Literal["liked", "seen", "none"]
 EXCLUDES = ("liked", "seen", "none")
@@ -57,23 +56,13 @@ class Recommendation(Ranking):
     by: Literal["vectors", "pool"]
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The item vectors of one version, made at a time of the clock, with the recommender that made them."""
-
-    versions: Versions
-    recommender: Recommender
-    items: ItemVectors
-    made_at: float
-
-
 class Retriever:
     """``Retriever.connect(url).recommend(user=7, k=10)``, from Redis alone."""
 
     def __init__(self, ranker: Ranker, config: RetrievalConfig | None = None) -> None:
         self.ranker, self._config = ranker, config or RetrievalConfig()
-        self._index: _Index | None = None
-        self._making = threading.Lock()
+        self._index = ItemIndex(self._config.max_age_seconds)
+        self._keeper: IndexKeeper | None = None
 
     @classmethod
     def connect(
@@ -85,6 +74,33 @@ class Retriever:
     ) -> "Retriever":
         """A retriever over the Redis at ``url``; ServiceError at the first call where none answers."""
         return cls(Ranker.connect(url, model, cache), config)
+
+    @property
+    def num_made(self) -> int:
+        """How often item vectors were made."""
+        return self._index.num_made
+
+    @contextmanager
+    def kept_ready(self) -> Iterator[None]:
+        """For the time of the block a thread makes item vectors, before anybody asks; then nobody waits for them.
+
+        ``recommend`` is NotReady where there are none yet. While those of a run that was switched to are made, it
+        answers by those of the run before.
+        """
+        self._keeper = keeper = IndexKeeper(self.ranker.published, self._index)
+        keeper.start()
+        try:
+            yield
+        finally:
+            self._keeper = None
+            keeper.close()
+
+    def check_ready(self) -> Versions:
+        """What is served; NotPublished where nothing is, NotReady where item vectors are still to be made."""
+        run, versions = self.ranker.published.current()
+        if self._keeper and run.recommender.is_factorised and run.item_ids():
+            self._keeper.ready(versions)
+        return versions
 
     def recommend(
         self,
@@ -135,9 +151,9 @@ class Retriever:
         context: Mapping[str, Any] | None,
         rerank: bool,
     ) -> Ranking:
-        index = self._fresh_index(run, versions)
+        index = self._keeper.ready(versions) if self._keeper else self._index.fresh(run, versions)
         time_ms = time_of(context, versions)
-        query_V, rest = user_vector(index.recommender, run.rows, user, known, time_ms)
+        query_V, rest = user_vector(index.recommender, index.run.rows, user, known, time_ms)
         wanted = max(k, self._config.num_reranked) if rerank else k
         places_K, products_K = best_products(index.items.vectors_IV, query_V, wanted, index.items.places([*left_out]))
         found = [index.items.ids[at] for at in places_K]
@@ -156,51 +172,13 @@ class Retriever:
     def _pool(self, run: ServedRun, versions: Versions, left_out: set[Id]) -> list[Id]:
         """All items, or the latest ``max_candidates``, in the order of item ids."""
         most = self._config.max_candidates
-        ids = _items_of(run, versions)
+        ids = items_of(run, versions)
         if len(ids) <= most:
             return [id_ for id_ in ids if id_ not in left_out]
         latest = [id_ for id_ in run.recent_items(most + len(left_out)) if id_ not in left_out][:most]
         taken = {*latest, *left_out}
         others = islice((id_ for id_ in ids if id_ not in taken), most - len(latest))
         return _in_order([*latest, *others])
-
-    def _fresh_index(self, run: ServedRun, versions: Versions) -> _Index:
-        """The vectors; while one thread makes them anew, others go on with those that there are."""
-        index = self._index
-        if index is not None and index.versions.run == versions.run and not self._is_old(index, versions):
-            return index
-        usable = index is not None and index.versions.run == versions.run
-        if not self._making.acquire(blocking=not usable):
-            assert index is not None
-            return index
-        try:
-            index = self._index
-            if index is None or index.versions.run != versions.run or self._is_old(index, versions):
-                self._index = index = _made(run, versions)
-            return index
-        finally:
-            self._making.release()
-
-    def _is_old(self, index: _Index, versions: Versions) -> bool:
-        age_seconds = time.monotonic() - index.made_at
-        return index.versions.version != versions.version and age_seconds >= self._config.max_age_seconds
-
-
-def _made(run: ServedRun, versions: Versions) -> _Index:
-    """The vectors of all items of a version."""
-    made_at = time.monotonic()
-    recommender, versions = run.at(versions)
-    ids = _items_of(run, versions)
-    return _Index(versions, recommender, item_vectors(recommender, run.rows, ids, run.items), made_at)
-
-
-def _items_of(run: ServedRun, versions: Versions) -> tuple[Id, ...]:
-    ids = run.item_ids()
-    if not ids:
-        raise NotPublished(
-            f"run {versions.run!r} has published no items to choose from; publish facts of items, or rank candidates"
-        )
-    return ids
 
 
 def _left_out(history: History, exclude: Exclude) -> set[Id]:

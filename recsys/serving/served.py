@@ -21,6 +21,9 @@ class ServedRun(Protocol):
     def at(self, versions: Versions) -> tuple[Recommender, Versions]:
         """The recommender with the dense parameters of a version, and the versions with theirs."""
 
+    def is_there(self) -> bool:
+        """Whether it still lies where it is read from."""
+
     def feature_keys(self, user_id: Id, item_ids: Sequence[Id]) -> list[str]:
         """Where a user's features lie, and those of items."""
 

@@ -1,35 +1,31 @@
 """Rows off the wire: a whole request is packed, and its whole answer parsed, by numpy.
 
-All keys of a group are equally long, and so are all its rows: a request is an array of bytes with one line a key (see
-recsys.embedded.redis_wire), and where every row is there the answer is one too. Where some are missing a regular
-expression takes it apart.
+All keys of a group are equally long: a request is an array of bytes with one line a key (see
+recsys.embedded.redis_wire); how its answer is read says recsys.serving.row_answers.
 
 Shape suffixes: N keys, L bytes a line.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import redis
 from redis.crc import key_slot
 
 from recsys.embedded.redis_url import Client, write_all
 from recsys.embedded.redis_wire import bulk, connection_of, head, packed
 from recsys.hashing import Keys
-from recsys.rows.codecs import VERSION_BYTES
-from recsys.rows.layout import Bytes, Layout, field_bytes, wrong_length
+from recsys.rows.layout import Layout, field_bytes
 from recsys.rows.store import WHOLE
+from recsys.serving.row_answers import Answers, Found, value_bytes
 
 _KEYS_PER_REQUEST = 20_000
+_KEYS_PER_MGET = (
+    100  # more than 126 make Redis allocate over 1 KiB at once: with libc's malloc that took twice the time
+)
 _ROOM, _ROOM_A_VALUE = 4096, 256  # bytes to begin with
-_END = b"\r\n"
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,6 @@ class Asked:
     group: str
     keys_N: Keys
     num_bytes: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """The bytes of the rows that are there, one a line, and which of those asked for they are."""
-
-    values_NL: Bytes
-    present_N: Mask
 
 
 class RowWire:
@@ -127,124 +115,28 @@ class RowWire:
     def _answered(
         self, client: redis.Redis, request: bytes, asked: Sequence[Asked], num_values: int
     ) -> tuple[list[Found], list[bytes | None]]:
-        num_bytes = _ROOM + num_values * _ROOM_A_VALUE + sum(len(a.keys_N) * _stride(a.num_bytes) for a in asked)
+        num_bytes = _ROOM + num_values * _ROOM_A_VALUE + sum(len(a.keys_N) * value_bytes(a.num_bytes) for a in asked)
         with connection_of(client) as connection:
             connection.send_packed_command([request])
-            answers = _Answers(connection, num_bytes)
+            answers = Answers(connection, num_bytes)
             values = answers.values(num_values)
-            return [answers.take(len(one.keys_N), one.num_bytes, listed=self._is_listed(one)) for one in asked], values
+            return [answers.found(len(one.keys_N), one.num_bytes, self._keys_a_list(one)) for one in asked], values
 
-    def _is_listed(self, asked: Asked) -> bool:
-        """Whether one command asks for all of it: one MGET, else a command a row."""
-        return not self._layout.cluster and not self._layout.is_compact(asked.group)
+    def _keys_a_list(self, asked: Asked) -> int:
+        """How many rows one MGET asks for; 0 where it is a command a row. Dense parameters are read at one moment."""
+        if self._layout.cluster or self._layout.is_compact(asked.group):
+            return 0
+        return max(len(asked.keys_N), 1) if asked.group in WHOLE else _KEYS_PER_MGET
 
     def _request(self, asked: Asked) -> bytes:
         if not len(asked.keys_N):
             return b""
         keys_NL = self._layout.key_bytes(asked.group, asked.keys_N)
-        if self._is_listed(asked):
-            return head(len(keys_NL) + 1, b"MGET") + packed(bulk(keys_NL))
+        if keys_a_list := self._keys_a_list(asked):
+            return _mgets(packed(bulk(keys_NL)), len(keys_NL), keys_a_list)
         if self._layout.is_compact(asked.group):
             return packed([head(3, b"HGET"), *bulk(keys_NL), *bulk(field_bytes(asked.keys_N))])
         return packed([head(2, b"GET"), *bulk(keys_NL)])
-
-
-class _Answers:
-    """Answers as they come in on a connection, taken in the order of the commands."""
-
-    def __init__(self, connection: Any, num_bytes: int) -> None:
-        self._socket = connection._sock  # redis-py reads an object at a time, and offers nothing else
-        self._data = bytearray(num_bytes)
-        self._start = self._end = 0
-
-    def take(self, num: int, num_bytes: int, *, listed: bool) -> Found:
-        """``num`` values of ``num_bytes`` or absent; DataError for one of another length."""
-        if not num:
-            return Found(np.zeros((0, num_bytes), np.uint8), np.zeros(0, np.bool_))
-        if listed:
-            self._skip_header(num)
-        head, stride = b"$%d\r\n" % num_bytes, _stride(num_bytes)
-        found: list[bytes] = []
-        while True:
-            if not found and self._end - self._start >= num * stride:
-                block = np.frombuffer(self._data, np.uint8, num * stride, self._start).reshape(num, stride)
-                if (block[:, : len(head)] == np.frombuffer(head, np.uint8)).all():
-                    self._start += num * stride
-                    return Found(block[:, len(head) : len(head) + num_bytes], np.ones(num, np.bool_))
-            found += self._mixed(num - len(found), num_bytes)
-            if len(found) == num:
-                present_N = np.array([len(value) > 0 for value in found], np.bool_)
-                values = np.frombuffer(b"".join(found), np.uint8)
-                return Found(values.reshape(-1, num_bytes), present_N)
-            self._check_next(num_bytes)
-            self._receive()
-
-    def values(self, num: int) -> list[bytes | None]:
-        """``num`` values of any length: the answer to one MGET."""
-        if num:
-            self._skip_header(num)
-        return [self._value() for _ in range(num)]
-
-    def _value(self) -> bytes | None:
-        while (end := self._data.find(_END, self._start, self._end)) < 0:
-            self._receive()
-        line = self._data[self._start : end]
-        if line[:1] not in (b"$", b"_"):
-            raise redis.ResponseError(line[1:].decode(errors="replace"))
-        self._start = end + 2
-        if line in (b"$-1", b"_"):
-            return None
-        num_bytes = int(line[1:])
-        while self._end < self._start + num_bytes + 2:
-            self._receive()
-        value = bytes(self._data[self._start : self._start + num_bytes])
-        self._start += num_bytes + 2
-        return value
-
-    def _mixed(self, num: int, num_bytes: int) -> list[bytes]:
-        """Up to ``num`` whole values of what is here; empty ones are absent, tombstones too."""
-        if self._data[self._end - 2 : self._end] != _END:
-            return []  # more is to come, and might fill the whole block
-        run, one = _patterns(num_bytes)
-        matched = run.match(self._data, self._start, self._end)
-        assert matched is not None
-        found = [*islice(one.finditer(self._data, self._start, matched.end()), num)]
-        if found:
-            self._start = found[-1].end()
-        return [match[1] or b"" for match in found]
-
-    def _skip_header(self, num: int) -> None:
-        head = b"*%d\r\n" % num
-        while self._end - self._start < len(head):
-            if self._data[self._start : self._start + 1] == b"-":
-                self._check_next(0)
-            self._receive()
-        if not self._data.startswith(head, self._start):
-            self._check_next(0)
-            raise redis.ResponseError(f"an answer of {num} values was expected")
-        self._start += len(head)
-
-    def _check_next(self, num_bytes: int) -> None:
-        """Raise for what is no value of this length: an error of Redis's, or a row of another layout."""
-        end = self._data.find(_END, self._start, self._end)
-        line = bytes(self._data[self._start : end]) if end >= 0 else b""
-        if line[:1] == b"-":
-            raise redis.ResponseError(line[1:].decode(errors="replace"))
-        if line[:1] == b"$" and int(line[1:]) not in (-1, VERSION_BYTES, num_bytes):
-            raise wrong_length(int(line[1:]), num_bytes)
-
-    def _receive(self) -> None:
-        if self._end == len(self._data):  # another, for arrays may look at this one
-            self._data = self._data + bytearray(len(self._data))
-        try:
-            num = self._socket.recv_into(memoryview(self._data)[self._end :])
-        except TimeoutError as error:
-            raise redis.TimeoutError("timeout reading from socket") from error
-        except OSError as error:
-            raise redis.ConnectionError(str(error)) from error
-        if num == 0:
-            raise redis.ConnectionError("connection closed by server")
-        self._end += num
 
 
 def _mget(keys: Sequence[str]) -> bytes:
@@ -254,13 +146,11 @@ def _mget(keys: Sequence[str]) -> bytes:
     return head(len(keys) + 1, b"MGET") + b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in encoded])
 
 
-@lru_cache(64)
-def _patterns(num_bytes: int) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """Any number of values in a row; and one, with its bytes where it is there."""
-    size = str(num_bytes).encode()
-    value = rb"(?:\$(?:" + size + rb"\r\n(.{" + size + rb"})|-1|8\r\n.{8})|_)\r\n"  # absent: $-1, or _ of protocol 3
-    return re.compile(b"(?:" + value.replace(b"(.{", b"(?:.{") + b")*+", re.DOTALL), re.compile(value, re.DOTALL)
-
-
-def _stride(num_bytes: int) -> int:
-    return len(str(num_bytes)) + num_bytes + 5
+def _mgets(lines: bytes, num: int, num_listed: int) -> bytes:
+    """MGETs of ``num_listed`` keys each, the last of fewer; given as lines of arguments."""
+    size = len(lines) // num
+    parts: list[bytes] = []
+    for start in range(0, num, num_listed):
+        end = min(start + num_listed, num)
+        parts += [head(end - start + 1, b"MGET"), lines[start * size : end * size]]
+    return b"".join(parts)

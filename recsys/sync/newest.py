@@ -6,8 +6,10 @@ Shape suffixes: N rows, L bytes a line.
 """
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import redis
@@ -16,7 +18,7 @@ from redis.crc import key_slot
 from recsys.embedded.redis_url import Client, write_all
 from recsys.embedded.redis_wire import Bytes, bulk, connection_of, head, packed
 from recsys.hashing import Keys
-from recsys.rows.layout import Layout, field_bytes
+from recsys.rows.layout import Layout, field_bytes, versioned
 
 Write = tuple[bytes | str, bytes]  # key, versioned value
 
@@ -199,3 +201,8 @@ def _script(script: bytes, keys_NL: Bytes, arguments: Sequence[Bytes]) -> bytes:
     num = len(keys_NL)
     lines = b"".join(packed(bulk(lines_NL)) for lines_NL in (keys_NL, *arguments))
     return head(3 + num * (1 + len(arguments)), b"EVALSHA", sha, b"%d" % num) + lines
+
+
+def versioned_json(value: Any, version: int) -> bytes:
+    """A value of plain objects, under its version."""
+    return versioned(json.dumps(value, separators=(",", ":")).encode(), version)

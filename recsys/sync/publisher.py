@@ -6,31 +6,24 @@ delays, it does not lose. A run is published beside the one that is served; one 
 """
 
 import json
+import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 
 from recsys.embedded.redis_url import REDIS_ERRORS, Client, open_client
 from recsys.errors import ConfigError, ServiceError
 from recsys.features.state import FeatureChanges
-from recsys.hashing import id_text
-from recsys.rows.layout import (
-    Layout,
-    payload_of,
-    pointer_key,
-    runs_key,
-    tombstone_bytes,
-    version_of,
-    versioned,
-)
+from recsys.rows.layout import Layout, payload_of, pointer_key, runs_key, tombstone_bytes, version_of
 from recsys.rows.store import WHOLE, Changes, RowStore
-from recsys.sync.newest import NewestWins
+from recsys.sync.feature_writer import FeatureFeed, FeatureWriter
+from recsys.sync.newest import NewestWins, versioned_json
 
-_KEYS_PER_CALL = 500
-MOST_RECENT = 10_000  # items, and users, that are known by when something last happened to them
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,19 +47,6 @@ def published_versions(redis_url: str, layout: Layout) -> PublishedVersions | No
     return PublishedVersions(**json.loads(payload_of(held)))
 
 
-class FeatureFeed(Protocol):
-    """Who keeps users' histories and items' facts: a joiner here or elsewhere."""
-
-    def changes(self, since: int) -> FeatureChanges:
-        """Users and items changed after number ``since``."""
-
-    def acknowledge(self, up_to: int) -> None:
-        """They are stored."""
-
-    def everything_changed(self) -> None:
-        """What was stored is lost: from now on all users and items count as changed."""
-
-
 @dataclass(frozen=True)
 class Published:
     """What one publication wrote: of rows, deletes, users and items those that were newer than what Redis held."""
@@ -83,8 +63,9 @@ class Publisher:
     """Keeps one published run in Redis up to date.
 
     ``time_ms`` gives the event clock that goes with the versions; ``clock`` the wall clock, in seconds. ``consumer``
-    is the name under which the store remembers how far this publisher has come: publishers into several Redis have
-    names of their own. Where Redis has lost what it had acknowledged, all is sent again.
+    is the name under which store and feeds remember how far this publisher has come: publishers into several Redis have
+    names of their own. Where Redis has lost what it had acknowledged, all is sent again; also where another publisher
+    has written this run meanwhile, which may have brought back what is deleted, or buried what it did not know.
     """
 
     def __init__(
@@ -101,12 +82,14 @@ class Publisher:
         self._client, self._store, self._feeds, self._layout = client, store, list(feeds), layout
         self._time_ms, self._clock, self._consumer = time_ms, clock, consumer
         self._newest = NewestWins(client, layout)
+        self._features = FeatureWriter(client, layout, self._newest)
         self._stored = [0] * len(self._feeds)
-        self._with_history: set[int | str] = set()  # users
         self._meta: str | None = None  # as described
         self._switched = False
+        self._name, self._is_known = secrets.token_hex(8), False  # as who published last; not yet
         self._acknowledged = -1  # the version that Redis was last known to have
         self._resends = False  # everything, until it is acknowledged
+        self._meanwhile = False  # another wrote while this one did
 
     @classmethod
     def connect(
@@ -167,23 +150,27 @@ class Publisher:
         Raises ServiceError where Redis does not answer; nothing is acknowledged then, the next call sends it again.
         """
         started = self._clock()
-        if self._guarded(self._is_lost):
+        if self._guarded(self._is_lost) or self._guarded(self._others_published) or self._meanwhile:
             self._begin_again()
         everything = everything or self._resends
         time_ms = self._time_ms()
-        feature_changes = [feed.changes(since) for feed, since in zip(self._feeds, self._stored, strict=True)]
+        feature_changes = self._feature_changes()
         changes = self._store.changes(self._consumer, tuple(self._store.groups) if everything else ())
         features = sum(part.sequence for part in feature_changes)
         self._guarded(lambda: self._write_numbers(changes, features))
-        users, items = self._guarded(lambda: self._write_features(feature_changes))
+        users, items = self._guarded(lambda: self._features.write(feature_changes))
         rows, deletes = self._guarded(lambda: self._write_rows(changes))
         self._guarded(lambda: self._write_versions(changes, features, time_ms))
         version = sum(changes.cursor) + features
+        self._meanwhile = self._guarded(self._others_published)
         self._acknowledge(changes, feature_changes)
         self._acknowledged, self._resends = version, False
         if self._switched:
             self._guarded(self._serve_again)
         return Published(version, rows, deletes, users, items, self._clock() - started)
+
+    def _feature_changes(self) -> list[FeatureChanges]:
+        return [feed.changes(self._consumer, since) for feed, since in zip(self._feeds, self._stored, strict=True)]
 
     def _serve_again(self) -> None:
         """Where no run is served any more, this one is, which was."""
@@ -198,6 +185,19 @@ class Publisher:
             return False
         held = self._client.get(self._layout.versions_key)
         return held is None or version_of(held) < self._acknowledged
+
+    def _others_published(self) -> bool:
+        """Whether another publisher wrote this run since this one last looked: before a publication, and after it."""
+        last, known = self._client.set(self._layout.publisher_key, self._name, get=True), self._is_known
+        self._is_known = True
+        if not known or last in (None, self._name.encode()):
+            return False
+        _log.warning(
+            "run %r of model %r has another publisher too: all is sent again; end one of them",
+            self._layout.run,
+            self._layout.model,
+        )
+        return True
 
     def _begin_again(self) -> None:
         """Describe the run again, and send everything with the next publication that Redis takes."""
@@ -222,54 +222,10 @@ class Publisher:
             num_deletes += self._newest.put_rows(name, deletes.keys_U, tombstone_bytes(deletes.sequences_U))
         return num_rows, num_deletes
 
-    def _write_features(self, parts: Sequence[FeatureChanges]) -> tuple[int, int]:
-        version = sum(part.sequence for part in parts)  # one number for all feeds, so that theirs need not compare
-        users = self._users(parts)
-        items = {id_: item for part in parts for id_, item in part.items.items()}
-        num_users = self._newest.put(
-            [(self._layout.user_key(id_), _json(user, version)) for id_, user in users.items()]
-        )
-        num_items = self._newest.put(
-            [(self._layout.item_key(id_), _json(item, version)) for id_, item in items.items()]
-        )
-        self._list_items([id_text(id_) for id_ in items])  # after their facts: who finds an item listed finds them
-        self._note_recent(users)
-        return num_users, num_items
-
-    def _note_recent(self, users: Mapping[int | str, Mapping[str, Any]]) -> None:
-        """Who was last shown something, and what was: times only grow, so that to write them again is harmless."""
-        last: dict[str, dict[str, int]] = {self._layout.recent_users_key: {}, self._layout.recent_items_key: {}}
-        by_user, by_item = last.values()
-        for id_, user in users.items():
-            for time_ms, item_id in (*user["history"]["shown"], *user["history"]["likes"]):
-                for known, text in ((by_user, id_text(id_)), (by_item, id_text(item_id))):
-                    known[text] = max(time_ms, known.get(text, time_ms))
-        for key, times in last.items():
-            for start in range(0, len(times), _KEYS_PER_CALL):
-                part = dict(list(times.items())[start : start + _KEYS_PER_CALL])
-                self._client.zadd(key, part, gt=True)
-            if times:
-                self._client.zremrangebyrank(key, 0, -MOST_RECENT - 1)
-
-    def _list_items(self, texts: Sequence[str]) -> None:
-        for start in range(0, len(texts), _KEYS_PER_CALL):
-            self._client.sadd(self._layout.items_key, *texts[start : start + _KEYS_PER_CALL])
-
-    def _users(self, parts: Sequence[FeatureChanges]) -> dict[int | str, dict[str, Any]]:
-        """Changed users. All feeds read all facts, but one alone has a user's history: the others' word is less."""
-        for part in parts:
-            self._with_history.update(id_ for id_, user in part.users.items() if _has_history(user))
-        return {
-            id_: user
-            for part in parts
-            for id_, user in part.users.items()
-            if _has_history(user) or id_ not in self._with_history
-        }
-
     def _write_numbers(self, changes: Changes, features: int) -> None:
         """First of all: who goes on from an earlier point begins above what may have been written."""
         numbers = asdict(PublishedVersions(max(changes.cursor), features))
-        self._newest.put([(self._layout.numbers_key, _json(numbers, sum(changes.cursor) + features))])
+        self._newest.put([(self._layout.numbers_key, versioned_json(numbers, sum(changes.cursor) + features))])
 
     def _write_versions(self, changes: Changes, features: int, time_ms: int) -> None:
         """Last of all: a reader that sees this version finds everything of it."""
@@ -280,12 +236,12 @@ class Publisher:
             "time_ms": time_ms,
             "published_at_ms": int(1000 * self._clock()),
         }
-        self._newest.put([(self._layout.versions_key, _json(about, version))])
+        self._newest.put([(self._layout.versions_key, versioned_json(about, version))])
 
     def _acknowledge(self, changes: Changes, parts: Sequence[FeatureChanges]) -> None:
         self._store.acknowledge(self._consumer, changes.cursor)
         for at, (feed, part) in enumerate(zip(self._feeds, parts, strict=True)):
-            feed.acknowledge(part.sequence)
+            feed.acknowledge(self._consumer, part.sequence)
             self._stored[at] = part.sequence
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
@@ -331,11 +287,3 @@ def _differences(held: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What makes one run's description not the other's: fields of the blueprint, or of the layout."""
     one, other = ({**meta["blueprint"], **meta.get("layout", {})} for meta in (held, ours))
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def _has_history(user: Mapping[str, Any]) -> bool:
-    return bool(user["history"]["num_impressions"] or user["history"]["num_likes"])
-
-
-def _json(value: Any, version: int) -> bytes:
-    return versioned(json.dumps(value, separators=(",", ":")).encode(), version)

@@ -124,7 +124,7 @@ def _write_rows(path: Path, group: RowGroup, row_format: str, upserts: Upserts) 
 
 def _write_features(path: Path, states: Sequence[FeatureState]) -> int:
     """Users and items as they are published; the number of their last change."""
-    parts = [state.changes(0) for state in states]
+    parts = [state.changes("export", 0) for state in states]
     users: dict[str, Mapping[str, Any]] = {}
     for part in parts:
         for id_, user in part.users.items():  # all joiners read all facts, but one alone has a user's history

@@ -228,12 +228,14 @@ def test_features_are_numbered_above_what_was_published() -> None:
     for _ in range(40):
         take(stream, into, set(), draw)
     again = memory_stream(lists, restored=[stream.state()])
-    assert again.features.changes(0).sequence >= stream.features.changes(0).sequence
+    assert again.features.changes("redis", 0).sequence >= stream.features.changes("redis", 0).sequence
     above = FeatureState.restored([stream.state()["features"]], lambda user: user != 7, above=1000)
-    assert above.changes(1000).users.keys() == stream.features.changes(0).users.keys()  # facts are everybody's
+    assert (
+        above.changes("redis", 1000).users.keys() == stream.features.changes("redis", 0).users.keys()
+    )  # facts are everybody's
     assert stream.features.history(7).num_impressions > above.history(7).num_impressions == 0
     assert above.history(8) == stream.features.history(8)
-    assert above.changes(1000).items.keys() == stream.features.changes(0).items.keys()
+    assert above.changes("redis", 1000).items.keys() == stream.features.changes("redis", 0).items.keys()
 
 
 def test_a_state_names_the_first_record_that_changed_nothing() -> None:

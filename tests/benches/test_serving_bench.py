@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benches.serving import QUICK, Served, compact_lookups, feast, lookups, rankings
 from benches.serving_data import films
+from benches.serving_ranking import rankings
+from benches.serving_reading import compact_lookups, feast, lookups
+from benches.serving_runs import QUICK, Served
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.embedded.redis_url import open_client
 

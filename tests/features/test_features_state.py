@@ -93,33 +93,49 @@ def test_recent_log_odds_are_of_the_latest_five_that_had_ten_seconds(shown, like
 
 def test_changes_are_those_since_a_number_and_acknowledged_ones_are_forgotten() -> None:
     state = FeatureState(keep_items=2)
-    first = state.changes(0)
+    first = state.changes("redis", 0)
     assert (first.sequence, first.users, first.items) == (0, {}, {})
     state.count_impression("anna", 7, 120)
     state.put_facts("item", 7, 100, {"year": 1999})
     state.put_facts("user", "ben", 100, {"age": 20})
-    second = state.changes(first.sequence)
+    second = state.changes("redis", first.sequence)
     assert second.users == {"anna": user([(120, 7)]), "ben": user(profile={"age": 20})}
     assert second.items == {7: {"year": 1999}}
     state.count_like("anna", 7, 150)
-    third = state.changes(second.sequence)
+    third = state.changes("redis", second.sequence)
     assert third.users == {"anna": user([(120, 7)], [(150, 7)])}
     assert third.items == {}
-    assert state.changes(0).users.keys() == {"anna", "ben"}  # nothing was acknowledged
-    state.acknowledge(second.sequence)
-    assert state.changes(0).users.keys() == {"anna"}
-    state.acknowledge(third.sequence)
-    assert (state.changes(0).users, state.changes(0).items) == ({}, {})
-    assert state.changes(0).sequence == third.sequence == 4
+    assert state.changes("redis", 0).users.keys() == {"anna", "ben"}  # nothing was acknowledged
+    state.acknowledge("redis", second.sequence)
+    assert state.changes("redis", second.sequence).users.keys() == {"anna"}
+    assert state.changes("redis", 0).users.keys() == {"anna", "ben"}  # who comes later is told everything
+    state.acknowledge("redis", third.sequence)
+    fourth = state.changes("redis", third.sequence)
+    assert (fourth.sequence, fourth.users, fourth.items) == (4, {}, {})
+
+
+def test_what_one_publisher_has_stored_is_kept_for_another() -> None:
+    state = FeatureState()
+    for user in (1, 2):
+        state.count_impression(user, 5, 9)
+        for consumer in ("redis", "other"):
+            state.changes(consumer, user - 1)
+        state.acknowledge("redis", user)
+    assert state.changes("redis", 2).users == {}
+    assert state.changes("other", 1).users.keys() == {2}
+    assert state.changes("other", 0).users.keys() == {1, 2}
+    state.acknowledge("other", 2)
+    state.count_impression(3, 5, 9)
+    assert state.changes("other", 2).users.keys() == {3}
 
 
 def test_a_change_during_publication_is_not_lost_by_its_acknowledgement() -> None:
     state = FeatureState()
     state.count_impression(1, 5, 9)
-    published = state.changes(0)
+    published = state.changes("redis", 0)
     state.count_like(1, 5, 10)  # while the publisher writes
-    state.acknowledge(published.sequence)
-    assert state.changes(published.sequence).users[1] == user([(9, 5)], [(10, 5)])
+    state.acknowledge("redis", published.sequence)
+    assert state.changes("redis", published.sequence).users[1] == user([(9, 5)], [(10, 5)])
     assert published.users[1] == user([(9, 5)])
 
 
@@ -127,7 +143,7 @@ def test_published_items_are_the_latest_facts() -> None:
     state = FeatureState()
     state.put_facts("item", 1, 200, {"year": 2})
     state.put_facts("item", 1, 100, {"year": 1})  # late, older
-    assert state.changes(0).items == {1: {"year": 2}}
+    assert state.changes("redis", 0).items == {1: {"year": 2}}
     assert state.items.as_of(1, 150) == {"year": 1}
 
 
@@ -165,7 +181,7 @@ def test_state_goes_on_after_json_as_if_nothing_had_happened(before, after) -> N
     assert restored.to_json() == state.to_json()
     assert restored.keep_items == state.keep_items
     assert restored.users() == state.users()
-    changed, changed_restored = state.changes(0), restored.changes(0)  # everything counts as changed
+    changed, changed_restored = state.changes("redis", 0), restored.changes("redis", 0)  # everything counts as changed
     assert changed_restored.users == changed.users
     assert changed_restored.items == changed.items
     assert changed_restored.sequence >= changed.sequence  # no number is used for a second change

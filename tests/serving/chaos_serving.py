@@ -20,11 +20,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import redis
+from chaos_reader import ITEMS, MODEL, Reader
 from served_films import Films, films
+from stopping_connection import CountedConnection, Stopped
 
 from recsys.embedded.redis import EmbeddedRedis
 from recsys.errors import DataError, ServiceError
@@ -32,31 +34,12 @@ from recsys.features.state import FeatureState
 from recsys.rows.layout import Layout, pointer_key
 from recsys.rows.local import LocalRows
 from recsys.serving import Lookup, Ranker
-from recsys.serving.published import NotPublished
 from recsys.sync.publisher import Publisher
 from recsys.sync.versions import remove_version
 
-MODEL, RUN = "chaos", "r1"
+RUN = "r1"
 STEPS = 7
-ITEMS = list(range(20))
 WITHIN = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2}
-
-
-class Stopped(BaseException):
-    """The publisher ends here, as with SIGKILL: nobody catches it, nothing is tidied up."""
-
-
-class CountedConnection(redis.Connection):
-    """A connection that is the end of its user once ``left`` commands have gone out."""
-
-    left: ClassVar[list[int]] = [10**9]
-
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Sent first: Redis does it, whether or not somebody waits for the answer."""
-        super().send_packed_command(command, check_health=check_health)
-        self.left[0] -= 1
-        if self.left[0] < 0:
-            raise Stopped
 
 
 class Chaos:
@@ -276,54 +259,6 @@ class Chaos:
             ranking = ranker.rank(user, self.trained.items, k=100)
             expected = self.trained.expected_scores(user, ranking.items, self.trained.time_ms)
             np.testing.assert_allclose(ranking.scores, expected, atol=WITHIN[self.row_format])
-
-
-class Reader(threading.Thread):
-    """Looks up all items, over and over."""
-
-    def __init__(self, chaos: Chaos) -> None:
-        super().__init__()
-        self._chaos, self._ending = chaos, threading.Event()
-        self._found: list[Any] = []
-        self._wrong: list[str] = []
-        self._seen = (0, 0)
-        self.num_answers = self.num_errors = 0
-
-    def __enter__(self) -> "Reader":
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ending.set()
-        self.join()
-
-    def run(self) -> None:
-        lookup = Lookup.connect(f"{self._chaos.server.url}?socket_timeout=0.2", MODEL)
-        while not self._ending.wait(0.002):
-            losses = self._chaos.losses
-            try:
-                found = lookup.embed("item", ITEMS)
-            except (ServiceError, NotPublished, DataError):
-                self.num_errors += 1
-                continue
-            except BaseException as error:
-                self._wrong.append(f"{type(error).__name__}: {error}")
-                continue
-            self.num_answers += 1
-            self._found.append(found.vectors_ND)
-            last_losses, last_version = self._seen
-            if losses == last_losses == self._chaos.losses and found.versions.version < last_version:
-                self._wrong.append(f"version {found.versions.version} after {last_version}")
-            self._seen = (losses, found.versions.version)
-
-    def check(self) -> None:
-        """Every row that was read once was one."""
-        known = [{rows[at].tobytes() for rows in self._chaos.once} for at in range(len(ITEMS))]
-        absent = self._chaos.trained.trainer.store.groups["item"].absent_rows(np.array(ITEMS))
-        for rows in self._found:
-            for at, row in enumerate(rows):
-                assert row.tobytes() in known[at] or np.array_equal(row, absent[at]), f"item {at}: {row}"
-        assert not self._wrong, self._wrong[:3]
 
 
 def run_seed(seed: int) -> dict[str, int]:

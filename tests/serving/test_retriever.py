@@ -144,7 +144,7 @@ def test_many_at_once_make_the_vectors_once(redis_url: str, monkeypatch: pytest.
     films("collisionless", "fm").serve(redis_url, "together")
     retriever, made = Retriever.connect(redis_url, "together"), []
     real = vectors_module.item_vectors
-    monkeypatch.setattr("recsys.serving.retriever.item_vectors", lambda *given: made.append(1) or real(*given))
+    monkeypatch.setattr("recsys.serving.item_index.item_vectors", lambda *given: made.append(1) or real(*given))
     answers: list[list[Any]] = []
     threads = [threading.Thread(target=lambda: answers.append(retriever.recommend(3).items)) for _ in range(6)]
     for thread in threads:

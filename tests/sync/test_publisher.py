@@ -61,8 +61,10 @@ def new_layout(**fields: Any) -> Layout:
     return Layout(model=f"m{next(_numbers)}", run="r1", **fields)
 
 
-def publisher_of(client: Redis, store: Any, layout: Layout, feeds: Sequence[Any] = (), time_ms: int = 5) -> Publisher:
-    return Publisher(client, store, feeds, layout, time_ms=lambda: time_ms, clock=lambda: 1.5)
+def publisher_of(
+    client: Redis, store: Any, layout: Layout, feeds: Sequence[Any] = (), time_ms: int = 5, consumer: str = "redis"
+) -> Publisher:
+    return Publisher(client, store, feeds, layout, time_ms=lambda: time_ms, clock=lambda: 1.5, consumer=consumer)
 
 
 def keys_of(*keys: int) -> Keys:
@@ -190,10 +192,10 @@ def test_users_items_and_versions_do_not_go_back_either(client: Redis, layout: L
     for part, clock in ((new, 20), (old, 30)):
 
         class Feed:
-            def changes(self, since: int, part: FeatureChanges = part) -> FeatureChanges:
+            def changes(self, consumer: str, since: int, part: FeatureChanges = part) -> FeatureChanges:
                 return part
 
-            def acknowledge(self, up_to: int) -> None:
+            def acknowledge(self, consumer: str, up_to: int) -> None:
                 pass
 
         publisher_of(client, LocalRows(GROUPS), layout, [Feed()], time_ms=clock).publish()
@@ -204,6 +206,42 @@ def test_users_items_and_versions_do_not_go_back_either(client: Redis, layout: L
 
 
 # --- what is sent
+
+
+@pytest.mark.parametrize("names", [("redis", "other"), ("redis", "redis")])
+def test_publishers_that_share_a_feed_both_send_all_of_it(client: Redis, names: tuple[str, str]) -> None:
+    """Into two places, by names of their own, or (a mistake) by one: what one acknowledges is not lost to the other."""
+    state, layouts = FeatureState(), (new_layout(), new_layout())
+    first, second = (
+        publisher_of(client, LocalRows(GROUPS), layout, [state], consumer=name)
+        for layout, name in zip(layouts, names, strict=True)
+    )
+    draw = np.random.default_rng(5)
+    for step in range(12):
+        for user in draw.integers(0, 6, 3).tolist():
+            state.count_like(user, f"tt{step}", 10 * step)
+            state.put_facts("item", f"tt{step}", 0, {"title": step})
+        for publisher in (first, second) if step % 3 else (first, first):
+            publisher.publish()
+    second.publish()
+    for layout in layouts:
+        for user in state.users():
+            saved = versioned_json(client, layout.user_key(user))[1]
+            assert user_from_json(saved)[0] == state.history(user)
+        assert client.scard(layout.items_key) == len(state.items) == 12
+
+
+def test_of_names_of_their_own_each_is_sent_what_is_new(client: Redis) -> None:
+    state = FeatureState()
+    first, second = (
+        publisher_of(client, LocalRows(GROUPS), new_layout(), [state], consumer=name) for name in ("redis", "other")
+    )
+    state.count_like(1, "tt1", 10)
+    assert [one.publish().users for one in (first, second)] == [1, 1]
+    state.count_like(2, "tt1", 20)
+    assert first.publish().users == 1
+    state.count_like(3, "tt1", 30)
+    assert [one.publish().users for one in (first, second)] == [1, 2]
 
 
 def test_only_what_changed_is_sent_again(client: Redis, layout: Layout) -> None:
@@ -446,7 +484,8 @@ def test_a_finished_run_published_again_from_its_checkpoint_changes_nothing(clie
     assert (before.rows, before.users, before.items) == (9, 1, 1)
     keys = [*client.scan_iter(f"{layout.prefix}*")]
     sets = {name.encode() for name in (layout.items_key, layout.recent_items_key, layout.recent_users_key)}
-    values = {key: client.get(key) for key in keys if key not in sets}
+    others = {*sets, layout.publisher_key.encode()}
+    values = {key: client.get(key) for key in keys if key not in others}
 
     restored = LocalRows(GROUPS)
     restored.restore(online.snapshot())
@@ -583,7 +622,7 @@ def test_an_outage_delays_and_loses_nothing(tmp_path: Path, at: str) -> None:
             assert "\n" not in str(raised.value)
         assert store.changes("redis").upserts["item"].keys_U.tolist() == [2]
         assert store.changes("redis").deletes["item"].keys_U.tolist() == [3]
-        assert list(state.changes(0).users) == [7] and list(state.changes(0).items) == ["tt1"]
+        assert list(state.changes("redis", 0).users) == [7] and list(state.changes("redis", 0).items) == ["tt1"]
 
         server.stop()
         server = EmbeddedRedis(tmp_path, port=server.port).ready()
@@ -609,7 +648,7 @@ def test_a_server_that_refuses_to_write_is_an_outage_too(tmp_path: Path) -> None
         publisher = publisher_of(client, store, new_layout())
         push(store, "item", 1)
         client.config_set("maxmemory", 1)  # as when the machine's memory is full
-        with pytest.raises(ServiceError, match="OOM"):
+        with pytest.raises(ServiceError, match="used memory > 'maxmemory'"):
             publisher.publish()
         assert len(store.changes("redis").upserts["item"].keys_U) == 1
         client.config_set("maxmemory", 0)
@@ -648,3 +687,52 @@ def test_publishers_of_one_run_in_two_processes_do_not_undo_each_other(client: R
     publisher_of(client, store, layout).publish()
     publisher_of(client, late, layout).publish()
     assert rows_in_redis(client, layout, "item", 1, 2) == [-2, -1]
+
+
+def test_what_a_second_publisher_brought_back_or_buried_is_put_right(
+    client: Redis, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that was thought dead sends all it holds into a Redis that has lost some: no version tells it is late."""
+    store = LocalRows(GROUPS)
+    push(store, "item", 1, 2)
+    late = LocalRows(GROUPS)
+    late.restore(store.snapshot())
+    first, second = publisher_of(client, store, layout), publisher_of(client, late, layout)
+    push(store, "item", 3)
+    store.delete({"item": keys_of(2)})
+    first.publish()
+    client.delete(layout.row_keys("item", keys_of(2))[0])  # the tombstone
+    second.publish(everything=True)
+    assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-1, -1, None]
+    assert not caplog.records
+    first.publish()
+    assert rows_in_redis(client, layout, "item", 1, 2, 3) == [-1, None, -1]
+    assert "has another publisher too: all is sent again; end one of them" in caplog.text
+    assert first.publish().rows == 0
+
+
+def test_a_second_publisher_in_the_midst_of_a_publication_is_noticed(client: Redis, layout: Layout) -> None:
+    store = LocalRows(GROUPS)
+    push(store, "item", 1)
+    late = LocalRows(GROUPS)
+    late.restore(store.snapshot())
+    push(store, "item", 3)
+
+    class Meddling:
+        """A feed that is asked while the first publication is under way."""
+
+        def changes(self, consumer: str, since: int) -> FeatureChanges:
+            publisher_of(client, late, layout).publish()
+            self.changes = lambda consumer, since: FeatureChanges(0, {}, {})  # type: ignore[method-assign]
+            return FeatureChanges(0, {}, {})
+
+        def acknowledge(self, consumer: str, up_to: int) -> None:
+            pass
+
+        def everything_changed(self) -> None:
+            pass
+
+    publisher = publisher_of(client, store, layout, [Meddling()])
+    assert publisher.publish().rows == 1  # row 1 was there
+    assert publisher.publish().rows == 2
+    assert publisher.publish().rows == 0

@@ -98,7 +98,7 @@ def test_removed_is_all_of_it_and_nothing_else(client: Redis, model: str, fields
     kept = {key for key in client.scan_iter(f"recsys:{model}:r*:*") if not key.startswith(own)}
     assert kept
     num = remove_version(client, model, "r1")
-    assert num == (1200 if not fields else 50) + 3  # and meta, numbers, versions
+    assert num == (1200 if not fields else 50) + 4  # and meta, numbers, versions, publisher
     assert not [*client.scan_iter(f"recsys:{model}:r1:*")]
     assert names(client, model) == [("r?", True), ("r10", False)]
     assert {*client.scan_iter(f"recsys:{model}:r*:*")} == kept

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, ServiceError
 from recsys.hashing import Floats, Keys
 from recsys.ps.routing import merge_snapshots, shards_of, split_snapshot
 from recsys.ps.steps import TooLate
@@ -52,6 +52,20 @@ class Route(NamedTuple):
 
 
 Routes = Mapping[str, Route]  # by group
+
+
+class EveryShardLost(ServiceError):
+    """All shards are older than what was learned, and nobody takes steps that could follow on it: return to the last
+    checkpoint.
+    """
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        super().__init__(f"every shard was made anew (from step {min(steps)}), and nobody trains any more")
+        self.steps = list(steps)
+
+    def __reduce__(self) -> tuple[type["EveryShardLost"], tuple[list[int]]]:
+        return EveryShardLost, (self.steps,)
+
 
 PATIENCE_SECONDS = 1.0  # how long a step that all shards are to show together may take to come
 
@@ -159,12 +173,16 @@ class ShardedRows(RowStore):
         return furthest(wait_all([shard.call("position") for shard in self.shards]))
 
     def settled(self) -> list[dict[str, int]]:
-        """Where each shard is. One that was lost when the last worker had left is told where the others stand."""
+        """Where each shard is. One that was lost when the last worker had left is told where the others stand;
+        EveryShardLost where there are no others.
+        """
         looks = self.look()
         lost = [shard for shard, look in zip(self.shards, looks, strict=True) if look["is_lost"]]
         others = [shard for shard, look in zip(self.shards, looks, strict=True) if not look["is_lost"]]
-        if not (lost and others) or any(look["expected"] for look in looks if not look["is_lost"]):
+        if not lost or any(look["expected"] for look in looks if others == [] or not look["is_lost"]):
             return looks
+        if not others:
+            raise EveryShardLost([look["applied"] for look in looks])
         step = max(look["applied"] for look in looks if not look["is_lost"])
         position = furthest([shard.call("position")() for shard in others])
         wait_all([shard.call("catch_up", step, position) for shard in lost])
@@ -179,11 +197,12 @@ class ShardedRows(RowStore):
         self.flush()
         ahead = 0
         while True:
-            step = max(look["applied"] for look in self.settled()) + ahead
+            applied = max(look["applied"] for look in self.settled())
+            step = applied + ahead
             pending = [s.call(method, step, PATIENCE_SECONDS, *c) for s, c in zip(self.shards, calls, strict=True)]
             answers = [_unless_late(answer) for answer in pending]
             reached = {answer[0] for answer in answers if answer is not None}
-            if None not in answers and len(reached) == 1:
+            if None not in answers and len(reached) == 1 and min(reached) >= applied:  # none was made anew meanwhile
                 self.step = reached.pop()
                 return [answer[1] for answer in answers]
             ahead = 2 * ahead if 0 < ahead < 64 else 1

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 from recsys.hashing import Floats, Keys
 from recsys.ps.steps import Part, Steps, TooLate
 from recsys.rows.local import LocalRows
-from recsys.rows.store import StreamPosition
+from recsys.rows.store import Gradients, StreamPosition
 
 Refreshed = dict[str, tuple[Keys, Floats]]  # by group: positions in the keys that were read ahead, and their rows now
 
@@ -63,22 +64,20 @@ class StepShard:
             self._ahead[worker] = _Ahead(step, keys, self.store.sequence)
             return self._pull(keys, out)
 
-    def push(self, part: Part, refresh: bool) -> Refreshed | None:
+    def push(self, part: Part, refresh: bool, *, borrowed: bool = False) -> Refreshed | None:
         """Take a part; answers when the worker may go on, with what has changed of what it read ahead.
 
         None where that is not known here (the shard was restarted): read it again. The same part again changes nothing.
+        ``borrowed`` arrays are the worker's again after the answer: those of a part that waits longer are copied.
         """
         started = time.perf_counter()
         with self._lock:
+            if borrowed and not self.steps.completes(part):
+                part = replace(part, gradients=_copied(part.gradients))
             known = self.steps.add(part)
             self._noted("push", time.perf_counter() - started, sum(len(a[0]) for a in part.gradients.values()))
         known.result()
         return self._refreshed(part) if refresh else {}
-
-    def completes(self, part: Part) -> bool:
-        """Whether a part would be applied at once."""
-        with self._lock:
-            return self.steps.completes(part)
 
     # --- what everybody calls
 
@@ -127,6 +126,16 @@ class StepShard:
         """See Steps.regroup."""
         with self._lock:
             self.steps.regroup(members)
+
+    def expect(self, members: Mapping[int, int]) -> None:
+        """See Steps.expect."""
+        with self._lock:
+            self.steps.expect(members)
+
+    def counts_on(self, worker: int) -> bool:
+        """See Steps.counts_on."""
+        with self._lock:
+            return self.steps.counts_on(worker)
 
     def let_go(self) -> None:
         """See Steps.let_go."""
@@ -196,3 +205,7 @@ class LocalShard:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(64, thread_name_prefix="shard")
+
+
+def _copied(gradients: Mapping[str, Gradients]) -> dict[str, Gradients]:
+    return {name: tuple(a.copy() for a in arrays) for name, arrays in gradients.items()}  # type: ignore[misc]

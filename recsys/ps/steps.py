@@ -50,7 +50,8 @@ class Steps:
 
     ``applied`` is the last step that was; ``position`` where the streams of all workers stood after it. ``members``
     says from which step on a worker takes part. With ``lost`` set, the store is an older one than the workers believe:
-    the first step that is whole is taken, and what lies between is counted.
+    the first step that is whole is taken, and what lies between is counted. Where ``members`` are not known then, no
+    step is whole until somebody says who is expected (``expect``).
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Steps:
         self._store, self.staleness, self.applied = store, staleness, applied
         self.position: dict[int, tuple[int, int]] = dict(position or {})
         self._members = dict(members or {})
+        self._knows_members = members is not None or not lost
+        self._changed: dict[int, int | None] = {}  # by worker: the step from which it joined here, None where it left
         self._parts: dict[int, dict[int, Part]] = {}  # step -> worker -> part
         self._waiting: dict[int, list[Future[None]]] = {}  # step -> who goes on when it is applied
         self._appointments: dict[int, list[tuple[Action, Future[Any]]]] = {}
@@ -79,18 +82,31 @@ class Steps:
         """Count on a worker from a step on; TooLate where that step is over. A later ``first_step`` replaces one."""
         if first_step <= self.applied:
             raise TooLate(first_step)
-        self._members[worker] = first_step
+        self._members[worker] = self._changed[worker] = first_step
         self._advance()
 
     def regroup(self, members: Mapping[int, int]) -> None:
         """Count on these workers alone, from these steps on. What namesakes of theirs took before is not theirs."""
-        self._members = dict(members)
+        self._members, self._knows_members, self._changed = dict(members), True, {}
         self.taken = {w: taken for w, taken in self.taken.items() if w in members and taken[0] >= members[w]}
         self._advance()
+
+    def expect(self, members: Mapping[int, int]) -> None:
+        """Count on these workers, as somebody saw them; who has joined or left here meanwhile is known better."""
+        joined = {worker: first for worker, first in self._changed.items() if first is not None}
+        self._members = {w: first for w, first in members.items() if w not in self._changed} | joined
+        self._knows_members = True
+        self._advance()
+
+    def counts_on(self, worker: int) -> bool:
+        """Whether steps wait for a worker."""
+        return worker in self._members
 
     def leave(self, worker: int) -> None:
         """Count on a worker no more: parts it has sent still do."""
         self._members.pop(worker, None)
+        self.taken.pop(worker, None)
+        self._changed[worker] = None
         self._advance()
 
     def let_go(self) -> None:
@@ -99,8 +115,13 @@ class Steps:
         self._advance()
 
     def catch_up(self, step: int, position: StreamPosition) -> None:
-        """Nobody takes steps any more, and the other stores have come to this one: what lies between is lost."""
-        self._members, self._parts, self._lost = {}, {}, False
+        """Nobody takes steps any more, and the other stores have come to this one: what lies between is lost.
+
+        Nothing where somebody does again.
+        """
+        if self._members:
+            return
+        self._parts, self._lost, self._knows_members = {}, False, True
         self.num_lost += max(0, step - self.applied)
         self.applied = max(step, self.applied)
         self.position.update(position)
@@ -198,7 +219,11 @@ class Steps:
 
     def _is_whole(self, step: int) -> bool:
         parts = self._parts.get(step, {})
-        return bool(parts) and all(first > step or worker in parts for worker, first in self._members.items())
+        return (
+            self._knows_members
+            and bool(parts)
+            and all(first > step or worker in parts for worker, first in self._members.items())
+        )
 
     def _apply(self, step: int) -> None:
         parts = self._parts.pop(step)

@@ -1,7 +1,6 @@
 """The shard's end of lanes: a thread for each worker answers its calls, in the order in which they come."""
 
 import threading
-from dataclasses import replace
 
 from recsys.ps.shard import StepShard
 from recsys.ps.steps import Part
@@ -65,10 +64,9 @@ class Answering:
 
     def _push(self, lane: Lane, asked: Push) -> tuple[Laid, ...] | None:
         keys, rows, counts = lane.get(PUSH, *asked.laid)
-        part = Part(asked.worker, asked.step, {}, asked.event_time_ms, asked.weight, asked.position)
-        if not self._shard.completes(part):  # it will wait here, longer than it may lie there
-            keys, rows, counts = ({name: a.copy() for name, a in arrays.items()} for arrays in (keys, rows, counts))
-        changed = self._shard.push(replace(part, gradients=gradients_of(keys, rows, counts)), asked.refresh)
+        gradients = gradients_of(keys, rows, counts)
+        part = Part(asked.worker, asked.step, gradients, asked.event_time_ms, asked.weight, asked.position)
+        changed = self._shard.push(part, asked.refresh, borrowed=True)
         if changed is None:
             return None
         positions = {name: at for name, (at, _) in changed.items()}

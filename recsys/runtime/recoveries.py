@@ -25,6 +25,34 @@ class Recovery:
     seconds: float  # until it did
 
 
+@dataclass
+class _Life:
+    """A shard since it was made (anew), and the steps that it lost by that.
+
+    Where one dies twice between two checkpoints, it returns to the same twice: the steps between that and its first
+    return are lost once.
+    """
+
+    made_again_at: int
+    made_again_from: int  # step
+    known: int = 0  # of its lost steps: counted for the life before
+    counted: int = 0
+
+    @classmethod
+    def after(cls, former: "_Life | None", look: Mapping[str, int]) -> "_Life":
+        """The life that a look shows, which is another than the ``former``."""
+        known = 0
+        if former is not None and former.made_again_at:
+            known = max(0, former.made_again_from + former.known + former.counted - look["made_again_from"])
+        return cls(look["made_again_at"], look["made_again_from"], known)
+
+    def newly_lost(self, lost: int) -> int:
+        """How many more steps are lost than were counted."""
+        newly = max(0, lost - self.known - self.counted)
+        self.counted += newly
+        return newly
+
+
 class Recoveries:
     """Those of one job, over all that it begins anew. ``noted`` are the ones that came to their end."""
 
@@ -33,14 +61,10 @@ class Recoveries:
         self._settings, self._checkpoints = settings, checkpoints
         self._metrics = RunMetrics()
         self._made_again_at: dict[int, int] = {}  # by shard
-        self._lost: dict[tuple[int, int], int] = {}  # steps, by shard and when it was made anew
+        self._lives: dict[int, _Life] = {}  # by shard
+        self.lost_steps = 0  # of single shards, where they alone went back to a checkpoint
         self._looked_at = time.monotonic()
         self._replaced: dict[Any, tuple[int, float]] = {}  # by answer of who comes: which worker, and when it died
-
-    @property
-    def lost_steps(self) -> int:
-        """Steps that single shards have lost, where they alone went back to a checkpoint."""
-        return sum(self._lost.values())
 
     def note(self, mode: str, what: str, step: int, died_at: float) -> None:
         """Something is back, and training goes on from a step."""
@@ -48,9 +72,10 @@ class Recoveries:
         self.noted.append(recovery)
         self._metrics.recovered(recovery.seconds)
 
-    def all_go_back(self, error: ActorDied) -> None:
+    def all_go_back(self, error: ServiceError) -> None:
         """Everything begins anew, who was on the way too; ServiceError where that was often enough."""
         self._replaced.clear()
+        self._lives.clear()
         self._check_hope(error)
 
     def replace_worker(self, run: OnlineRun, worker: int) -> None:
@@ -74,6 +99,7 @@ class Recoveries:
         looks = run.store.look()
         for shard, look in enumerate(looks):
             if look["made_again_at"] > self._made_again_at.get(shard, 0):
+                self._check_hope(ActorDied(f"shard {shard} died"))
                 self._made_again_at[shard] = look["made_again_at"]
                 run.expect_workers(shard)
                 self.note("available", f"shard {shard}", look["applied"], self._looked_at)
@@ -86,13 +112,14 @@ class Recoveries:
 
     def _count_lost(self, looks: Sequence[Mapping[str, int]]) -> None:
         for shard, look in enumerate(looks):
-            made = (shard, look["made_again_at"])
-            newly_lost = look["lost"] - self._lost.get(made, 0)
-            if newly_lost:
-                self._lost[made] = look["lost"]
+            life = self._lives.get(shard)
+            if life is None or life.made_again_at != look["made_again_at"]:
+                life = self._lives[shard] = _Life.after(life, look)
+            if newly_lost := life.newly_lost(look["lost"]):
+                self.lost_steps += newly_lost
                 self._metrics.lost_steps(newly_lost)
 
-    def _check_hope(self, error: ActorDied) -> None:
+    def _check_hope(self, error: ServiceError) -> None:
         if len(self.noted) + len(self._replaced) >= self._settings.recovery.max_recoveries:
             kept = self._checkpoints.names()[-1:]
             raise ServiceError(

@@ -138,10 +138,15 @@ class OnlineRun:
             ray.kill(worker, no_restart=True)
 
     def replace_worker(self, worker: int) -> None:
-        """Put another in a lost worker's place: it takes the steps that a shard still misses of it."""
-        step, position = self._taken_by(worker) or self._furthest()
+        """Put another in a lost worker's place: it takes the steps that a shard still misses of it.
+
+        In the place of one that had left because its stream is silent, one that joins when something comes.
+        """
+        joins = not self._is_counted_on(worker)
+        step, position = (None if joins else self._taken_by(worker)) or self._furthest()
         known = {**self._begun.position, **self.store.position(), **position}
-        task = self._task(worker, step, {partition: known[partition] for partition in self._partitions_of(worker)})
+        begin = {partition: known[partition] for partition in self._partitions_of(worker)}
+        task = replace(self._task(worker, step, begin), joins=joins)
         self.workers[worker] = self._started(WorkerActor, task, threads=8, placement=self.settings.placement.worker)
         self.training[worker] = self.workers[worker].run.remote()
         wait_for(self._publisher.set_workers.remote(self.workers))
@@ -154,7 +159,14 @@ class OnlineRun:
             for w, answer in enumerate(self.training)
             if (has_died(answer) if answer in done else self._takes_part(w))
         }
-        self.store.shards[shard].call("regroup", members)()
+        self.store.shards[shard].call("expect", members)()
+
+    def _is_counted_on(self, worker: int) -> bool:
+        """Whether every shard waits for a worker's parts; where only some do (it was about to leave), none from now."""
+        if all(wait_all([shard.call("counts_on", worker) for shard in self.store.shards])):
+            return True
+        wait_all([shard.call("leave", worker) for shard in self.store.shards])
+        return False
 
     def _takes_part(self, worker: int) -> bool:
         """Whether a worker that trains has not left because its stream is silent; who has just died counts too."""

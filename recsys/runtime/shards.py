@@ -68,9 +68,10 @@ class RowShard:
         store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
         self._share = (shard, num_shards)
         lost = begin.restarts > 0 and ray.get_runtime_context().was_current_actor_reconstructed
-        self._made_again_at = time.time_ns() if lost else 0
+        self._made_again_at, self._made_again_from = time.time_ns() if lost else 0, 0
         if lost:
             begin = _newest(begin)
+            self._made_again_from = begin.step
         rows = _first_rows(begin, store.groups, shard, num_shards)
         if lost:  # what was published of it since is newer than its rows, and shall not win over them
             rows = replace(rows, cursor=(rows.cursor[0] + _MOST_LOST,))
@@ -81,7 +82,7 @@ class RowShard:
             store,
             staleness=begin.staleness,
             applied=begin.step,
-            members=begin.members,
+            members=None if lost else begin.members,  # others may take part by now: the driver says who
             position=begin.position,
             lost=lost,
         )
@@ -151,8 +152,14 @@ class RowShard:
         return write_part(folder, f"shard-{self._share[0]}", self._held.pop(name))
 
     def look(self) -> dict[str, Any]:
-        """See StepShard.look; ``made_again_at`` says when, once this shard was made anew."""
-        return {**self._shard.look(), "made_again_at": self._made_again_at}
+        """See StepShard.look; once this shard was made anew ``made_again_at`` says when, ``made_again_from`` at which
+        step.
+        """
+        return {
+            **self._shard.look(),
+            "made_again_at": self._made_again_at,
+            "made_again_from": self._made_again_from,
+        }
 
     def _note(self, kind: str, seconds: float, rows: int) -> None:
         (self._metrics.pulled if kind == "pull" else self._metrics.pushed)(seconds, rows)

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from recsys.errors import ConfigError, RecsysError, ServiceError
+from recsys.ps.client import EveryShardLost
 from recsys.runtime.actors import ActorDied, has_died, wait_for
 from recsys.runtime.cluster import write_metrics_targets
 from recsys.runtime.events import Events
@@ -111,7 +112,7 @@ class Watch:
                 self._recoveries.count_lost_steps(run)
                 self._report(run, saver, on_progress)
                 return run
-            except ActorDied as error:
+            except (ActorDied, EveryShardLost) as error:
                 died_at = time.monotonic()
                 run.kill()
                 self._settle()
@@ -184,7 +185,7 @@ class Watch:
         """The last checkpoint. Where it can not be written, what was learned is published all the same."""
         try:
             self.state = saver.save().state
-        except ActorDied:
+        except (ActorDied, EveryShardLost):
             raise
         except ServiceError as error:
             self.unsaved = str(error)
@@ -221,7 +222,7 @@ class Watch:
         else:
             wait_for(answer)
 
-    def _last_checkpoint(self, run: OnlineRun, start: Start, error: ActorDied) -> Start:
+    def _last_checkpoint(self, run: OnlineRun, start: Start, error: ServiceError) -> Start:
         """Where to go on; what died before there was a checkpoint begins again where it began."""
         self._what_died = str(error)
         names = self._checkpoints.names()

@@ -39,7 +39,8 @@ _POLL_SECONDS = 0.1
 class Task:
     """What one worker is to do: train on the examples of some partitions, from a position, as number ``worker``.
 
-    Its first step is the one after ``step``: the shards expect it. It ``goes_on`` without a shard that is away.
+    Its first step is the one after ``step``: the shards expect it, unless it ``joins`` when something comes. It
+    ``goes_on`` without a shard that is away.
     """
 
     worker: int
@@ -55,6 +56,7 @@ class Task:
     max_seconds: float | None = None
     idle_seconds: float | None = None
     step: int = 0
+    joins: bool = False
     goes_on: bool = False
 
 
@@ -93,7 +95,7 @@ class WorkerActor:
         self._num_examples = self._num_unknown = 0  # of this worker's own
         self._time_ms = -1
         self._taking: int | None = None  # the step under way
-        self._takes_part = True
+        self._takes_part = not task.joins
         self._stopping = False
         self._look()
 

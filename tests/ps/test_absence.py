@@ -9,7 +9,7 @@ from test_recommender_over_shards import BLUEPRINT, batch_of
 
 from recsys.models.recommender import Recommender
 from recsys.ps.absence import ShardAway, sparing
-from recsys.ps.client import Pending, ShardedRows
+from recsys.ps.client import EveryShardLost, Pending, ShardedRows
 from recsys.ps.routing import NUM_BUCKETS, shard_buckets
 from recsys.ps.shard import LocalShard
 from recsys.ps.steps import Steps
@@ -123,3 +123,38 @@ def test_other_calls_are_the_shards_own(method: str) -> None:
     (shard,) = sparing([mortal], recommender.groups)
     mortal.is_gone = True
     assert shard.call(method)() == mortal.inner.call(method)()
+
+
+@pytest.mark.parametrize("applied", [(10,), (10, 20)])
+def test_shards_that_are_all_lost_when_nobody_trains_any_more_are_no_instant_to_save(applied: tuple[int, ...]) -> None:
+    """What was learned after their checkpoints is nowhere: it would be saved as if it had never been."""
+    recommender = Recommender(BLUEPRINT)
+    shards = []
+    for shard, step in enumerate(applied):
+        store = LocalRows(recommender.groups, buckets=shard_buckets(shard, len(applied)), num_buckets=NUM_BUCKETS)
+        shards.append(LocalShard(store, Steps(store, applied=step, lost=True)))
+    with pytest.raises(EveryShardLost, match=r"every shard was made anew .from step 10., and nobody trains any more"):
+        ShardedRows(recommender.groups, shards).at_one_step([("num_rows",)] * len(applied))
+
+
+def test_a_shard_made_anew_between_two_looks_is_not_taken_for_the_one_before() -> None:
+    """It answers at once, for nobody trains any more: with rows of a step that is long over."""
+    recommender = Recommender(BLUEPRINT)
+    store = LocalRows(recommender.groups, buckets=shard_buckets(0, 1), num_buckets=NUM_BUCKETS)
+    shard = LocalShard(store, Steps(store, applied=30))
+
+    class DiesAfterOneLook:
+        looks = 0
+
+        def call(self, method: str, *arguments: Any) -> Pending:
+            nonlocal shard
+            answer = shard.call(method, *arguments)
+            if method == "look":
+                self.looks += 1
+                shard = LocalShard(store, Steps(store, applied=10, lost=True))
+            return answer
+
+    mortal = DiesAfterOneLook()
+    with pytest.raises(EveryShardLost):
+        ShardedRows(recommender.groups, [mortal]).at_one_step([("num_rows",)])
+    assert mortal.looks == 2

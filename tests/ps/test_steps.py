@@ -190,8 +190,52 @@ def test_a_store_that_workers_went_on_without_takes_their_first_whole_step() -> 
 
 
 def test_a_lost_store_is_told_where_the_others_stand_when_nobody_takes_steps_any_more() -> None:
-    steps = Steps(store(), members={0: 1}, applied=10, lost=True, position={0: (10, 80)})
+    steps = Steps(store(), applied=10, lost=True, position={0: (10, 80)})
     steps.catch_up(14, {0: (14, 112), 1: (7, 56)})
     assert (steps.applied, steps.num_lost, steps.is_lost, steps.expected) == (14, 4, False, False)
     assert steps.position == {0: (14, 112), 1: (7, 56)}
     assert steps.at(14, lambda: "now").result(0) == "now"
+
+
+def test_a_store_made_anew_takes_no_step_before_it_knows_who_takes_part() -> None:
+    """The worker that has come since the run began would be left out."""
+    rows = store()
+    steps = Steps(rows, applied=10, lost=True)
+    for worker in (0, 1):
+        assert steps.add(part(worker, 20, key=worker)).done()  # nobody waits
+    assert (steps.applied, steps.is_lost) == (10, True)
+    steps.expect({0: 1, 1: 1})
+    assert (steps.applied, steps.num_lost, row(rows, 0), row(rows, 1)) == (20, 9, -0.5, -0.5)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_who_has_left_or_joined_a_store_meanwhile_is_known_better(lost: bool) -> None:
+    """What is told of workers was seen a moment before: a worker that left then would be waited for for ever."""
+    steps = Steps(store(), applied=10, members=None if lost else {0: 1, 1: 1}, lost=lost)
+    steps.leave(1)
+    steps.join(2, 12)
+    steps.expect({0: 1, 1: 1})
+    assert [steps.counts_on(worker) for worker in (0, 1, 2)] == [True, False, True]
+    steps.add(part(0, 11))
+    assert steps.applied == 11  # no part of worker 2 yet
+    steps.add(part(0, 12))
+    assert steps.applied == 11
+    steps.add(part(2, 12))
+    assert steps.applied == 12
+
+
+def test_what_a_worker_took_before_it_left_is_not_gone_on_with() -> None:
+    steps = Steps(store(), members={0: 1, 1: 1})
+    for worker in (0, 1):
+        steps.add(part(worker, 1))
+    steps.leave(1)
+    assert steps.taken == {0: (1, {})}
+
+
+def test_a_store_is_not_told_where_the_others_stand_once_somebody_takes_part_again() -> None:
+    steps = Steps(store(), applied=10, lost=True)
+    steps.join(0, 21)
+    steps.catch_up(20, {})
+    steps.add(part(0, 21))
+    steps.expect({})
+    assert (steps.applied, steps.num_lost) == (21, 10)

@@ -21,9 +21,10 @@ from jobs.scale import ScaleSettings, check_partitions
 from recsys.embedded.kafka import kafka_unavailable
 from recsys.errors import ConfigError, ServiceError
 from recsys.runtime.online import Trained, train_online
+from recsys.runtime.saving import Saver
 from recsys.runtime.settings import OnlineSettings, build_settings
 from recsys.runtime.summary import shortfalls, summarize
-from recsys.runtime.watching import WORKERS_FILE, Progress
+from recsys.runtime.watching import WORKERS_FILE, Progress, Watch
 from recsys.training.checkpoint import Checkpoint, load_checkpoint
 from recsys.training.predictions import read_predictions
 
@@ -167,6 +168,28 @@ def test_available_training_goes_on_without_a_lost_shard(settings: Callable[...,
     before, after = next(pair for pair in pairwise(looks) if pair[1].recoveries > pair[0].recoveries)
     print("while it was away:", after.examples - before.examples, "of", recovery)
     assert after.examples - before.examples > 100  # a look waits for all shards: learned while one was away
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.long
+def test_available_the_only_shard_dies_when_all_is_learned(
+    settings: Callable[..., OnlineSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody goes on that could tell what it lacks: all return to the last checkpoint, and nothing is lost."""
+    its = settings("available-end", "recovery.mode=available", "store.shards=1", "workers=1")
+    save_the_end = Watch._save_the_end
+    killed: list[int] = []
+
+    def killed_before(watch: Watch, saver: Saver) -> None:
+        if not killed:
+            killed.append(kill("RowShard"))
+        save_the_end(watch, saver)
+
+    monkeypatch.setattr(Watch, "_save_the_end", killed_before)
+    summary, checkpoint = run(its)
+    assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
+    assert (checkpoint.about["finished"], summary["lost_steps"], len(killed)) == (True, 0, 1)
+    assert sum(number for _, number in checkpoint.position.values()) == 1500
 
 
 @pytest.mark.timeout(280)

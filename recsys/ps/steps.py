@@ -194,9 +194,15 @@ class Steps:
     # --- applying
 
     def _advance(self) -> None:
-        """Apply every step that is whole, in order, and let go on who waited."""
+        """Apply every step that is whole, in order, and let go on who waited: an error there is everybody's."""
         while (step := self._next()) is not None:
-            self._apply(step)
+            try:
+                self._apply(step)
+            except Exception as error:
+                for waited_for in [waited_for for waited_for in self._waiting if waited_for <= step]:
+                    for future in self._waiting.pop(waited_for):
+                        future.set_exception(error)
+                raise
             self._meet()
         for step in [step for step in self._waiting if step <= self.applied or self._lost or not self.expected]:
             for future in self._waiting.pop(step):

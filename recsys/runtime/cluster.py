@@ -102,15 +102,21 @@ def _start() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # ray.init turns asking for it on
     os.environ[LOOPBACK_SWITCH] = "0"  # for what Ray starts
-    ray.init(
-        address="local",  # not some other's that runs on this machine
-        _node_ip_address=LOOPBACK,
-        num_cpus=64,  # slots for actors, which ask for none by default; cores are shared by the system
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=512 * 2**20,
-    )
+    try:
+        ray.init(
+            address="local",  # not some other's that runs on this machine
+            _node_ip_address=LOOPBACK,
+            num_cpus=64,  # slots for actors, which ask for none by default; cores are shared by the system
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=512 * 2**20,
+        )
+    except Exception as error:  # Ray raises a bare one where its own processes are not up within its 30 s
+        raise ServiceError(
+            f"Ray did not start here ({' '.join(str(error).split())[:300]}); where this machine is busy or short of "
+            "memory try again later, or join a Ray that runs with ray.address=HOST:PORT"
+        ) from error
 
 
 def _join(address: str) -> None:

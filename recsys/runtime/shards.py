@@ -127,7 +127,8 @@ class RowShard:
 
     def failed(self, name: str, number: int) -> None:
         """Raise what the call of a number through a lane has raised."""
-        raise self._answering.failures.pop((name, number))
+        failure = self._answering.failures.pop((name, number), None)
+        raise failure or ServiceError(f"shard {self._share[0]} was made anew, and its error of before is lost with it")
 
     def hold(self, step: int, patience_seconds: float, name: str, since: Cursor | None) -> tuple[int, Held]:
         """(step, what was held): a copy of everything after a step, to be written by ``write``. See StepShard.at."""

@@ -88,6 +88,7 @@ class Watch:
         self.unsaved = ""  # why the last checkpoint could not be written
         self._started_at = time.monotonic()
         self._problem = ""
+        self._is_stopped = False
         self._lag_metrics = LagMetrics()
         self._what_died = ""
         asked = settings.folder / WORKERS_FILE
@@ -158,10 +159,12 @@ class Watch:
             self._recoveries.note("exact", self._what_died, run.store.look()[0]["applied"], died_at)
 
     def _watch(self, run: OnlineRun, saver: Saver, on_progress: Callable[[Progress], None]) -> None:
-        """Look, save and mend until the stream has ended, the time is up, or Ctrl-C."""
+        """Look, save and mend until the stream has ended, the time is up, or Ctrl-C, which holds for what follows on a
+        death, too.
+        """
         until = None if self._settings.max_minutes is None else self._started_at + 60 * self._settings.max_minutes
         try:
-            while self._still_training(run) and (until is None or time.monotonic() < until):
+            while not self._is_stopped and self._still_training(run) and (until is None or time.monotonic() < until):
                 if self._settings.recovery.mode == "available":
                     self._recoveries.see_to_lost_shards(run)
                     self._recoveries.see_to_replaced_workers(run)
@@ -169,7 +172,7 @@ class Watch:
                 self._save_in_the_background(saver)
                 self._report(run, saver, on_progress)
         except KeyboardInterrupt:
-            pass  # the user has seen enough: finish as at the end of a stream
+            self._is_stopped = True  # the user has seen enough: finish as at the end of a stream
         for answer in run.stop():
             wait_for(answer)
         self._recoveries.see_to_replaced_workers(run)

@@ -239,3 +239,18 @@ def test_a_store_is_not_told_where_the_others_stand_once_somebody_takes_part_aga
     steps.add(part(0, 21))
     steps.expect({})
     assert (steps.applied, steps.num_lost) == (21, 10)
+
+
+def test_a_step_that_can_not_be_applied_fails_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = store()
+    steps = Steps(rows, members={0: 1, 1: 1})
+    first = steps.add(part(0, 1))
+
+    def full(*_: object) -> None:
+        raise MemoryError("no room for another row")
+
+    monkeypatch.setattr(rows, "push", full)
+    with pytest.raises(MemoryError, match="no room"):
+        steps.add(part(1, 1))
+    with pytest.raises(MemoryError, match="no room"):
+        first.result(0)

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("ray_is_up")
 @pytest.fixture
 def settings(films: Path, tmp_path: Path) -> Callable[..., OnlineSettings]:
     def build(*overrides: str, name: str = "run") -> OnlineSettings:
-        # a broker that a busy machine starts slowly is waited for: where a partition counts as idle, the order is another
+        # what a busy machine is slow to send is waited for: where a partition counts as idle, the order is another
         config = composed("online", "batch.max_examples=32", "source.idle_seconds=200", *overrides)
         config["data"]["folder"] = str(films)
         return build_settings(config, tmp_path / name)

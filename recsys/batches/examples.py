@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from recsys.batches.batch import Bag, KeepRates, LabelledBatch
 from recsys.errors import DataError
+from recsys.features.columns import columns
 from recsys.features.declarations import Feature
-from recsys.features.packing import Packed, columns
+from recsys.features.packing import Packed
 from recsys.hashing import Floats, id_of_text, id_text
 
 _FEATURE = "feature."

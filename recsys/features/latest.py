@@ -6,10 +6,9 @@ Held as they are packed into features (``packing``): an impression takes them ov
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import neg
 from typing import Self
-
-import msgspec
 
 from recsys.features.packing import Packed, pack_words, unpack_words
 from recsys.hashing import to_id
@@ -20,7 +19,8 @@ _word = struct.Struct("<q").pack
 _word_at = struct.Struct("<q").unpack_from
 
 
-class Latest(msgspec.Struct, array_like=True, gc=False):
+@dataclass(slots=True)
+class Latest:
     """Items and their times, the latest first.
 
     >>> latest = Latest(); latest.add(10, "a", keep=2); latest.add(5, 7, keep=2); latest.items(as_of_ms=7)

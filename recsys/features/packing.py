@@ -1,18 +1,12 @@
 """Feature values as bytes, and the columns of many: of an example, in the order in which its features are declared.
 
 Words of eight bytes: a number is a float64; ids are how many they are, then each of them as an int64. What was packed
-is concatenated, kept on disk and turned into columns without a Python object for each id.
-
-Shape suffixes: E examples, W words of all of them, N ids of one feature.
+is concatenated, kept on disk and turned into columns (``features.columns``) without a Python object for each id.
 """
 
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 Value = list[int] | float  # ids of an id or bag feature (none where unknown), or a number
 Packed = bytes
@@ -64,31 +58,3 @@ def unpack(packed: Packed, are_numbers: Sequence[bool]) -> list[Value]:
             values.append(list(struct.unpack_from(f"<{num}q", packed, at + 8)))
             at += 8 * (num + 1)
     return values
-
-
-def columns(packed_E: Sequence[Packed], are_numbers: Sequence[bool]) -> list[pa.Array]:
-    """The values of many examples by feature: a float32 column of numbers, a list<int64> column of ids.
-
-    >>> [column.to_pylist() for column in columns([pack([[7, 9], 0.5]), pack([[], 1.0])], [False, True])]
-    [[[7, 9], []], [0.5, 1.0]]
-    """
-    words_W = np.frombuffer(b"".join(packed_E), np.int64)
-    ends_E = np.cumsum(np.fromiter(map(len, packed_E), np.int64, len(packed_E))) // 8
-    at_E = np.concatenate([np.zeros(1, np.int64), ends_E])[: len(packed_E)]
-    found = []
-    for is_number in are_numbers:
-        if is_number:
-            found.append(pa.array(words_W[at_E].view(np.float64).astype(np.float32)))
-            at_E = at_E + 1
-        else:
-            counts_E = words_W[at_E]
-            found.append(_lists(words_W, at_E + 1, counts_E))
-            at_E = at_E + 1 + counts_E
-    return found
-
-
-def _lists(words_W: npt.NDArray[np.int64], first_E: npt.NDArray[np.int64], counts_E: npt.NDArray[np.int64]) -> pa.Array:
-    """So many words of each example from a first one on."""
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_E)])
-    places_N = np.repeat(first_E - offsets[:-1], counts_E) + np.arange(offsets[-1])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(words_W[places_N]))

@@ -3,11 +3,9 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
-
-import msgspec
 
 from recsys.features.latest import Id, Latest
 
@@ -51,15 +49,16 @@ _FOREVER = 2**63
 _MAX_VERSIONS = 100
 
 
-class History(msgspec.Struct, array_like=True, gc=False):
+@dataclass(slots=True)
+class History:
     """One user's past: the latest items shown and liked with their times, the latest first, and two counters.
 
     >>> history = History(); history.like(10, "a", keep=2); history.like(5, "b", keep=2); history.liked(as_of_ms=7)
     ['b']
     """
 
-    impressions: Latest = msgspec.field(default_factory=Latest)
-    likes: Latest = msgspec.field(default_factory=Latest)
+    impressions: Latest = field(default_factory=Latest)
+    likes: Latest = field(default_factory=Latest)
     num_impressions: int = 0
     num_likes: int = 0
 

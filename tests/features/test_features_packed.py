@@ -4,10 +4,11 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.features.columns import columns
 from recsys.features.declarations import Feature
 from recsys.features.extract import Extractor
 from recsys.features.packed import PackedFeatures
-from recsys.features.packing import columns, pack, unpack
+from recsys.features.packing import pack, unpack
 from recsys.features.state import History
 
 IDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(["7", "é"])

@@ -177,15 +177,15 @@ class ShardedRows(RowStore):
         EveryShardLost where there are no others.
         """
         looks = self.look()
-        lost = [shard for shard, look in zip(self.shards, looks, strict=True) if look["is_lost"]]
-        others = [shard for shard, look in zip(self.shards, looks, strict=True) if not look["is_lost"]]
-        if not lost or any(look["expected"] for look in looks if others == [] or not look["is_lost"]):
+        lost = [(shard, look) for shard, look in zip(self.shards, looks, strict=True) if look["is_lost"]]
+        others = [(shard, look) for shard, look in zip(self.shards, looks, strict=True) if not look["is_lost"]]
+        if not lost or any(look["expected"] for _, look in others or lost):
             return looks
         if not others:
             raise EveryShardLost([look["applied"] for look in looks])
-        step = max(look["applied"] for look in looks if not look["is_lost"])
-        position = furthest([shard.call("position")() for shard in others])
-        wait_all([shard.call("catch_up", step, position) for shard in lost])
+        step = max(look["applied"] for _, look in others)
+        position = furthest([shard.call("position")() for shard, _ in others])
+        wait_all([shard.call("catch_up", step, position) for shard, _ in lost])
         return self.look()
 
     def at_one_step(self, calls: Sequence[tuple[Any, ...]], method: str = "at") -> list[Any]:

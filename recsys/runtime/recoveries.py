@@ -60,7 +60,6 @@ class Recoveries:
         self.noted: list[Recovery] = []
         self._settings, self._checkpoints = settings, checkpoints
         self._metrics = RunMetrics()
-        self._made_again_at: dict[int, int] = {}  # by shard
         self._lives: dict[int, _Life] = {}  # by shard
         self.lost_steps = 0  # of single shards, where they alone went back to a checkpoint
         self._looked_at = time.monotonic()
@@ -98,9 +97,9 @@ class Recoveries:
         """Shards that Ray has made anew: who takes part, and how many steps they have lost."""
         looks = run.store.look()
         for shard, look in enumerate(looks):
-            if look["made_again_at"] > self._made_again_at.get(shard, 0):
+            known = self._lives.get(shard)
+            if look["made_again_at"] > (known.made_again_at if known else 0):
                 self._check_hope(ActorDied(f"shard {shard} died"))
-                self._made_again_at[shard] = look["made_again_at"]
                 run.expect_workers(shard)
                 self.note("available", f"shard {shard}", look["applied"], self._looked_at)
         self._count_lost(looks)

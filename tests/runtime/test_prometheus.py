@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from recsys.runtime.actors import start_actor, wait_for
 from recsys.runtime.cluster import metrics_targets, ray_session, write_metrics_targets
@@ -18,7 +19,7 @@ from recsys.runtime.metrics import METRICS, SECONDS, LagMetrics, RunMetrics, Sha
 from recsys.streams.unread import Lag
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 60
+WAIT_SECONDS = 90
 Samples = dict[tuple[str, ...], float]
 LINE = re.compile(r"ray_(recsys_\w+?)(_bucket|_count)?\{(.*)\} (\S+)")
 
@@ -48,14 +49,33 @@ def scraped() -> Samples:
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "500"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=270,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {tuple(key): value for key, value in json.loads(done.stdout)}
 
 
 def scrape() -> Samples:
-    """Every sample by (name, label=value, …), once two actors and the job have noted theirs."""
+    """Every sample by (name, label=value, …), once two actors and a job have noted theirs.
+
+    The job joins a Ray that answers already: one that starts with it gives up on exporting anything where the agent of
+    its node is not up within thirty seconds (Ray's own limit), which it may not be on a machine with much to do.
+    """
+    with ray_session():
+        [target] = metrics_targets()
+        once_it_answers(target)
+        actors = [start_actor(noting()) for _ in range(2)]
+        wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
+        environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        job = subprocess.Popen([sys.executable, __file__, "job"], stdin=subprocess.PIPE, env=environment)
+        try:
+            return samples_once_complete(target)
+        finally:
+            job.communicate(timeout=60)
+
+
+def note_as_a_job_would() -> None:
+    """What a run notes of itself, from a process that stays until its input ends."""
     with ray_session():
         run = RunMetrics()
         run.checkpointed(2.5, 0.25, 123_456)
@@ -64,10 +84,18 @@ def scrape() -> Samples:
         run.lost_steps(3)
         LagMetrics().lag({0: Lag(12, 0.5), 1: Lag(0, 0.0)})
         RunMetrics().lost_steps(2)  # another part of the job adds to the same
-        actors = [start_actor(noting()) for _ in range(2)]
-        wait_for([actor.note.remote(number) for number, actor in enumerate(actors)])
-        [target] = metrics_targets()
-        return samples_once_complete(target)
+        sys.stdin.read()
+
+
+def once_it_answers(target: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"http://{target}/metrics", timeout=10).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing answers at {target}"
+            time.sleep(0.2)
 
 
 def samples_once_complete(target: str) -> Samples:
@@ -170,4 +198,4 @@ def test_a_file_of_targets_is_all_or_nothing(tmp_path: Path, ray_is_up: None) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(list(scrape().items())))
+    note_as_a_job_would() if sys.argv[1:] == ["job"] else print(json.dumps(list(scrape().items())))

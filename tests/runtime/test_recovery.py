@@ -162,7 +162,7 @@ def test_available_training_goes_on_without_a_lost_shard(settings: Callable[...,
         summary = summarize(trained)
     assert (summary["examples"], summary["examples_lost"], summary["examples_duplicated"]) == (1500, 0, 0)
     (recovery,) = summary["recoveries"]
-    assert recovery["what"] == "shard 0"
+    assert recovery["what"] in ("shard 0", "shard 1")  # the one of the older process, which Ray may give either
     assert 0 < summary["lost_steps"] <= 1500  # where it is long away, all from the start: it had no checkpoint yet
     assert summary["parity_max_abs_error"] <= 1e-5
     before, after = next(pair for pair in pairwise(looks) if pair[1].recoveries > pair[0].recoveries)

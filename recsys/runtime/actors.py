@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import ray
+from ray._private import state
 
 from recsys.errors import RecsysError, ServiceError
 from recsys.fields import AtLeast
@@ -51,6 +52,12 @@ def start_actor(
     if restarts:
         options |= {"max_restarts": restarts, "max_task_retries": -1}
     return ray.remote(kind).options(**options).remote(*arguments)
+
+
+def times_made_anew() -> int:
+    """How often Ray has made the actor that asks anew; 0 in its first life."""
+    about = state.actors(actor_id=ray.get_runtime_context().get_actor_id())
+    return int(about["NumRestarts"])
 
 
 def has_died(answer: Any) -> bool:

@@ -62,6 +62,7 @@ class OnlineRun:
         self.training: list[Any] = []
         self._others: list[Any] = []
         self._past_delays_ms: list[np.ndarray] = []
+        self._asked: dict[int, Any] = {}  # shards whether they are there: answers that are not
         self.is_described = False  # in Redis: its name is this run's from then on
         self._actors: list[Any] = []  # all that were started, whatever became of the rest
 
@@ -89,6 +90,15 @@ class OnlineRun:
         everything = [*self.training, *self._others]
         done, _ = ray.wait(everything, num_returns=len(everything), timeout=patience_seconds)
         return list(done)
+
+    def shards_away(self, patience_seconds: float) -> list[int]:
+        """Shards that do not answer within that time; those that do not are not asked again before they have."""
+        for number, shard in enumerate(self.store.shards):
+            if number not in self._asked:
+                self._asked[number] = shard.actor.ready.remote()  # type: ignore[attr-defined]
+        answered, _ = ray.wait([*self._asked.values()], num_returns=len(self._asked), timeout=patience_seconds)
+        self._asked = {number: answer for number, answer in self._asked.items() if answer not in answered}
+        return sorted(self._asked)
 
     def stop(self) -> list[Any]:
         """Ask joiners and workers to stop; returns what the workers answer when they have."""

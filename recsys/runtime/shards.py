@@ -22,13 +22,13 @@ from recsys.rows.files import write_part
 from recsys.rows.folders import Folder
 from recsys.rows.local import LocalRows
 from recsys.rows.store import DENSE, Cursor, GroupSnapshot, RowGroup, Snapshot, StreamPosition
-from recsys.runtime.actors import ActorDied, Placement, start_actor, wait_for
+from recsys.runtime.actors import ActorDied, Placement, start_actor, times_made_anew, wait_for
 from recsys.runtime.answering import Answering
 from recsys.runtime.metrics import ShardMetrics
 
-_THREADS = 64  # calls that a shard answers at once; those that wait for a step are among them
+_MIN_THREADS = 64
 _REPORT_SECONDS = 1.0
-_MOST_LOST = 1 << 20  # changes of a shard that may have been published since the checkpoint which it returns to
+_MOST_LOST = 1 << 20  # changes that one life of a shard may have published since the checkpoint which it returns to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,15 @@ class RowShard:
     def __init__(self, groups: Sequence[RowGroup], shard: int, num_shards: int, begin: Begin) -> None:
         store = LocalRows(groups, buckets=shard_buckets(shard, num_shards), num_buckets=NUM_BUCKETS)
         self._share = (shard, num_shards)
-        lost = begin.restarts > 0 and ray.get_runtime_context().was_current_actor_reconstructed
+        lives_before = times_made_anew() if begin.restarts > 0 else 0
+        lost = lives_before > 0
         self._made_again_at, self._made_again_from = time.time_ns() if lost else 0, 0
         if lost:
             begin = _newest(begin)
             self._made_again_from = begin.step
         rows = _first_rows(begin, store.groups, shard, num_shards)
         if lost:  # what was published of it since is newer than its rows, and shall not win over them
-            rows = replace(rows, cursor=(rows.cursor[0] + _MOST_LOST,))
+            rows = replace(rows, cursor=(rows.cursor[0] + lives_before * _MOST_LOST,))
         store.restore(rows)
         if lost:
             store.resend()
@@ -285,13 +286,21 @@ def start_shards(
                 shard,
                 num_shards,
                 begin,
-                threads=_THREADS,
+                threads=_threads(begin),
                 placement=placement,
                 restarts=begin.restarts,
             )
         )
         for shard in range(num_shards)
     ]
+
+
+def _threads(begin: Begin) -> int:
+    """Calls that a shard answers at once. Those that wait for a step are among them: of each worker that there may be,
+    as many as it has steps under way, what it reads ahead, and one that is told at the end.
+    """
+    most_workers = max(len(begin.position), len(begin.members))
+    return max(_MIN_THREADS, _MIN_THREADS // 4 + (3 + begin.staleness) * most_workers)
 
 
 def check_started(shards: Sequence[RayShard]) -> None:

@@ -34,6 +34,7 @@ from recsys.sync.publisher import published_versions
 from recsys.training.checkpoint import Checkpoints, State
 
 _LOOK_SECONDS = 0.5
+_SHARD_PATIENCE_SECONDS = 2.0  # in which a shard that is there answers
 WORKERS_FILE = "workers"  # in a run's folder: how many there shall be
 METRICS_TARGETS = "metrics_targets.json"  # beside it: where Prometheus finds what the run notes
 
@@ -166,6 +167,9 @@ class Watch:
         try:
             while not self._is_stopped and self._still_training(run) and (until is None or time.monotonic() < until):
                 if self._settings.recovery.mode == "available":
+                    if away := run.shards_away(_SHARD_PATIENCE_SECONDS):
+                        self._report_without(away, on_progress)
+                        continue
                     self._recoveries.see_to_lost_shards(run)
                     self._recoveries.see_to_replaced_workers(run)
                 self._follow_workers_file(run)
@@ -276,6 +280,15 @@ class Watch:
             mark_served(self._settings.folder)
         self._note.put(self.history[-1].plain())
         on_progress(self.history[-1])
+
+    def _report_without(self, away: Sequence[int], on_progress: Callable[[Progress], None]) -> None:
+        """What was seen last, and which shards do not answer: all else waits until they do, but for the user."""
+        if self.history:
+            names = ", ".join(str(shard) for shard in away)
+            problem = f"shard {names} does not answer; training goes on without it, and it comes back from a checkpoint"
+            seconds = time.monotonic() - self._started_at
+            self.history.append(replace(self.history[-1], seconds=seconds, problem=problem))
+            on_progress(self.history[-1])
 
     def _look(self, run: OnlineRun, saver: Saver) -> Progress:
         joiners, trained = run.joiner_status(), run.worker_status()

@@ -150,7 +150,7 @@ def test_available_a_lost_shard_alone_returns(settings: Callable[..., OnlineSett
 @pytest.mark.timeout(280)
 def test_available_training_goes_on_without_a_lost_shard(settings: Callable[..., OnlineSettings]) -> None:
     """Steps are taken between a shard's death and its return."""
-    its = settings("available-on", "recovery.mode=available", "workers=2", "batch.max_examples=1", "store.staleness=1")
+    its = settings("available-on", "recovery.mode=available", "workers=2", "batch.max_examples=2", "store.staleness=1")
     disturbance = Once(300, lambda: kill("RowShard", 0))
     looks: list[Progress] = []
 
@@ -165,6 +165,8 @@ def test_available_training_goes_on_without_a_lost_shard(settings: Callable[...,
     assert recovery["what"] in ("shard 0", "shard 1")  # the one of the older process, which Ray may give either
     assert 0 < summary["lost_steps"] <= 1500  # where it is long away, all from the start: it had no checkpoint yet
     assert summary["parity_max_abs_error"] <= 1e-5
+    told = [look.problem for look in looks if "does not answer" in look.problem]
+    assert told[0].startswith(f"{recovery['what']} does not answer; training goes on without it")
     before, after = next(pair for pair in pairwise(looks) if pair[1].recoveries > pair[0].recoveries)
     print("while it was away:", after.examples - before.examples, "of", recovery)
     assert after.examples - before.examples > 100  # a look waits for all shards: learned while one was away
@@ -223,7 +225,7 @@ def test_available_a_lost_worker_is_replaced(settings: Callable[..., OnlineSetti
 
 @pytest.mark.timeout(280)
 def test_workers_come_and_go(settings: Callable[..., OnlineSettings]) -> None:
-    its = settings("elastic", "workers=1", "batch.max_examples=1")  # long enough to be asked twice
+    its = settings("elastic", "workers=1", "batch.max_examples=2")  # long enough to be asked twice
 
     def ask(workers: int) -> Callable[[], None]:
         return lambda: (its.folder / WORKERS_FILE).write_text(f"{workers}\n") and None
@@ -242,7 +244,7 @@ def test_workers_come_and_go(settings: Callable[..., OnlineSettings]) -> None:
 
 @pytest.mark.timeout(280)
 def test_resumed_on_other_numbers_of_shards_workers_and_joiners(settings: Callable[..., OnlineSettings]) -> None:
-    its = settings("patience", "max_minutes=0.01", "batch.max_examples=1")
+    its = settings("patience", "max_minutes=0.01", "batch.max_examples=2")
     with train_online(its, print, lambda _: None) as trained:
         first = summarize(trained)
     assert not first["finished"] and first["examples"] < 1500

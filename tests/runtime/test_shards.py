@@ -78,6 +78,22 @@ def test_a_dead_actor_is_a_service_error(ray_is_up: None) -> None:
             time.sleep(0.05)
 
 
+def test_in_every_life_of_a_shard_its_changes_are_newer_than_all_before(ray_is_up: None) -> None:
+    """It returns to the same rows twice; what it published in between must not win over what comes after."""
+    (shard,) = start_shards(GROUPS, 1, Begin(start=Snapshot((0,), {}), restarts=2))
+    versions = []
+    for life, pushes in enumerate((3, 2, 1)):
+        if life:
+            ray.kill(shard.actor, no_restart=False)
+        while shard.call("look")()["made_again_at"] == (versions[-1][0] if versions else -1):
+            time.sleep(0.05)
+        for _ in range(pushes):
+            shard.call("call", "push", {"user": (np.array([7]), np.ones((1, 4), np.float32))}, 0)()
+        changed = shard.call("call", "changes", "redis")().upserts["user"]
+        versions.append((shard.call("look")()["made_again_at"], int(changed.sequences_U[changed.keys_U == 7].item())))
+    assert versions[0][1] < versions[1][1] < versions[2][1]
+
+
 def test_what_keeps_an_actor_from_being_made_is_said_and_no_death(ray_is_up: None) -> None:
     """Another in its place would meet it too: nobody recovers from that."""
     actor = start_actor(RowShard, GROUPS, 0, 1, Begin(start=Snapshot((0,), {}), checkpoints="/nowhere", name="none"))
